@@ -1,0 +1,1 @@
+//! Placeholder while the vocabulary is being laid.

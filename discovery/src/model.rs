@@ -1,0 +1,30 @@
+//! The vocabulary: records, their names, their keys and their stored form.
+//! Knows nothing of stores, tables or zones.
+
+pub mod app;
+pub mod check;
+pub mod instance;
+pub mod job;
+pub mod key;
+mod millis;
+pub mod name;
+pub mod node;
+pub mod overrule;
+pub mod record;
+pub mod route;
+pub mod service;
+
+pub use app::{App, Deployment, DeploymentState, Formation, Process, Release};
+pub use check::{CheckKind, CheckSpec, HttpCheck, StatusRange};
+pub use instance::{Health, Instance, Origin, Phase, Weight};
+pub use job::{JobSpec, JobState, JobStatus, Placement, Resources, Wanted};
+pub use key::{Key, KeyError};
+pub use name::{
+    AppName, DeploymentId, InstanceId, JobId, ListenerName, NameError, NodeName, ProcessName,
+    ReleaseId, RouteName, ServiceName,
+};
+pub use node::{Node, PortRange, RouterAck};
+pub use overrule::{Override, Scope, Word};
+pub use record::{Event, Kv, LeaseId, Revision};
+pub use route::{Backend, Host, HostPattern, HttpRule, PathPattern, Route, RouteTimeouts, Rule};
+pub use service::{Protocol, Service};

@@ -1,0 +1,218 @@
+use std::net::SocketAddr;
+
+use super::*;
+use crate::model::{
+    Backend, HostPattern, HttpRule, Origin, PathPattern, RouteTimeouts, Rule, Weight,
+};
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::parse(text).unwrap()
+}
+
+fn instance(service: &str, id: &str, health: Health) -> Instance {
+    Instance {
+        service: name(service),
+        id: InstanceId::parse(id).unwrap(),
+        node: NodeName::parse("n1").unwrap(),
+        addr: SocketAddr::from(([127, 0, 0, 1], 8080)),
+        weight: Weight::DEFAULT,
+        health,
+        cause: None,
+        phase: Phase::Active,
+        origin: Origin::Api,
+        since_ms: 0,
+        labels: BTreeMap::new(),
+    }
+}
+
+fn route(text: &str) -> Route {
+    Route {
+        name: RouteName::parse(text).unwrap(),
+        listener: None,
+        rule: Rule::Http(HttpRule { host: HostPattern::Any, path: PathPattern::all() }),
+        backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT }],
+        timeouts: RouteTimeouts::default(),
+        body_bytes_max: None,
+        created_ms: 0,
+    }
+}
+
+fn put<T: serde::Serialize>(key: Key, record: &T) -> Event {
+    Event::Put(Kv {
+        key: key.to_string(),
+        value: encode(record),
+        created: Revision(1),
+        modified: Revision(1),
+        lease: None,
+    })
+}
+
+fn put_instance(record: &Instance) -> Event {
+    put(Key::Instance(record.service.clone(), record.id.clone()), record)
+}
+
+fn overrule(scope: &str, word: Word) -> Event {
+    let scope: Scope = scope.parse().unwrap();
+    let record = Override {
+        scope: scope.clone(),
+        word,
+        reason: "test".into(),
+        by: "test".into(),
+        since_ms: 0,
+        until_ms: None,
+    };
+    put(Key::Override(scope), &record)
+}
+
+fn after(events: &[Event]) -> Snapshot {
+    let (snapshot, rejected) = Snapshot::default().apply(events, Revision(7));
+    assert_eq!(rejected, []);
+    snapshot
+}
+
+fn state(snapshot: &Snapshot, service: &str, id: &str) -> State {
+    snapshot.service(service).unwrap().members.get(id).unwrap().state
+}
+
+#[test]
+fn an_override_of_the_narrower_scope_wins() {
+    let up = put_instance(&instance("web", "a", Health::Up));
+    for (overrides, expected) in [
+        (vec![], State::Up),
+        (vec![overrule("node/n1", Word::Down)], State::AdminDown),
+        (vec![overrule("node/n1", Word::Down), overrule("service/web", Word::Up)], State::Up),
+        (
+            vec![overrule("service/web", Word::Up), overrule("instance/web/a", Word::Drain)],
+            State::Draining,
+        ),
+        (vec![overrule("service/other", Word::Down)], State::Up),
+    ] {
+        // Whether the override or the instance came first makes no difference.
+        let mut first = overrides.clone();
+        first.push(up.clone());
+        let mut last = vec![up.clone()];
+        last.extend(overrides);
+        assert_eq!(state(&after(&first), "web", "a"), expected);
+        assert_eq!(state(&after(&last), "web", "a"), expected);
+    }
+}
+
+#[test]
+fn draining_is_not_down_and_an_operator_s_up_does_not_end_it() {
+    let mut draining = instance("web", "a", Health::Up);
+    draining.phase = Phase::Draining;
+    let events = [put_instance(&draining), overrule("service/web", Word::Up)];
+    assert_eq!(state(&after(&events[..1]), "web", "a"), State::Draining);
+    assert_eq!(state(&after(&events), "web", "a"), State::Draining);
+}
+
+#[test]
+fn a_deleted_override_gives_the_word_back_to_the_checks() {
+    let snapshot = after(&[
+        put_instance(&instance("web", "a", Health::Down)),
+        overrule("service/web", Word::Up),
+    ]);
+    assert_eq!(state(&snapshot, "web", "a"), State::Up);
+    let key = Key::Override("service/web".parse().unwrap()).to_string();
+    let (snapshot, _) =
+        snapshot.apply(&[Event::Delete { key, revision: Revision(8) }], Revision(8));
+    assert_eq!(state(&snapshot, "web", "a"), State::Down);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_leaves_the_last_good_one() {
+    let good = after(&[put_instance(&instance("web", "a", Health::Up))]);
+    let bad = |key: &str, value: &'static [u8]| {
+        Event::Put(Kv {
+            key: key.into(),
+            value: value.into(),
+            created: Revision(8),
+            modified: Revision(8),
+            lease: None,
+        })
+    };
+    let (next, rejected) = good.apply(
+        &[bad("/portolan/v1/d/i/web/a", b"{\"addr\":1}"), bad("/portolan/v1/d/zz", b"{}")],
+        Revision(8),
+    );
+    assert_eq!(rejected.len(), 2);
+    assert_eq!(state(&next, "web", "a"), State::Up);
+    assert_eq!(next.revision, Revision(8));
+}
+
+#[test]
+fn a_record_under_another_s_key_is_refused() {
+    let record = instance("web", "a", Health::Up);
+    let elsewhere = put(Key::Instance(name("web"), InstanceId::parse("b").unwrap()), &record);
+    let (next, rejected) = Snapshot::default().apply(&[elsewhere], Revision(1));
+    assert_eq!(rejected.len(), 1);
+    assert!(next.service("web").is_none_or(|entry| entry.members.is_empty()));
+}
+
+#[test]
+fn only_what_changed_is_listed_and_the_rest_is_shared() {
+    let before = after(&[
+        put_instance(&instance("web", "a", Health::Up)),
+        put_instance(&instance("db", "a", Health::Up)),
+        put(Key::Route(RouteName::parse("r").unwrap()), &route("r")),
+    ]);
+    let (next, _) = before.apply(&[put_instance(&instance("web", "a", Health::Down))], Revision(9));
+    let changes = next.changes_since(&before);
+    assert_eq!(changes.services, [name("web")]);
+    assert_eq!(changes.routes, []);
+    assert!(Arc::ptr_eq(next.service("db").unwrap(), before.service("db").unwrap()));
+}
+
+#[test]
+fn a_service_without_record_and_instances_is_gone() {
+    let snapshot = after(&[put_instance(&instance("web", "a", Health::Up))]);
+    let key = Key::Instance(name("web"), InstanceId::parse("a").unwrap()).to_string();
+    let (next, _) = snapshot.apply(&[Event::Delete { key, revision: Revision(8) }], Revision(8));
+    assert!(next.service("web").is_none());
+    assert_eq!(next.changes_since(&snapshot).services, [name("web")]);
+}
+
+fn everything() -> Snapshot {
+    after(&[
+        put(Key::Service(name("web")), &Service::named(name("web"))),
+        put_instance(&instance("web", "a", Health::Up)),
+        put(Key::Route(RouteName::parse("r").unwrap()), &route("r")),
+        overrule("instance/web/a", Word::Drain),
+    ])
+}
+
+#[test]
+fn a_saved_snapshot_is_read_back_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = SavedFile::at(folder.path().join("saved"));
+    assert!(!file.exists());
+    let snapshot = everything();
+    file.save(&snapshot, "store-1").unwrap();
+    let saved = file.load().unwrap();
+    assert_eq!(saved.store, "store-1");
+    assert!(!saved.is_older && saved.rejected.is_empty());
+    assert_eq!(saved.snapshot.revision, snapshot.revision);
+    assert_eq!(saved.snapshot.changes_since(&snapshot), Changes::default());
+    assert_eq!(state(&saved.snapshot, "web", "a"), State::Draining);
+}
+
+#[test]
+fn a_damaged_saved_file_gives_way_to_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved");
+    let file = SavedFile::at(&path);
+    file.save(&Snapshot::default(), "s").unwrap();
+    file.save(&everything(), "s").unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let body = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
+    for at in 0..whole.len() {
+        std::fs::write(&path, &whole[..at]).unwrap();
+        assert!(file.load().unwrap().is_older, "cut at {at}");
+    }
+    for at in body..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x20;
+        std::fs::write(&path, &flipped).unwrap();
+        assert!(file.load().unwrap().is_older, "flipped at {at}");
+    }
+}
