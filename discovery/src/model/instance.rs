@@ -48,7 +48,7 @@ pub enum Phase {
 }
 
 /// Who wrote the record, and so who may change or delete it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// The configuration file of a node.
@@ -58,6 +58,7 @@ pub enum Origin {
     /// A job of the agent.
     Job(JobId),
     /// A call of the API.
+    #[default]
     Api,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ListenerName, RouteName, ServiceName, Weight, millis};
+use super::{ListenerName, Origin, RouteName, ServiceName, Weight, millis};
 
 /// RFC 1035 §2.3.4: a name has at most 255 octets, 253 as text.
 pub const HOST_BYTES_MAX: usize = 253;
@@ -257,6 +257,9 @@ pub struct Route {
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,
+    /// Who wrote the record, and so who may change or delete it.
+    #[serde(default)]
+    pub origin: Origin,
     /// When it was made, in milliseconds of Unix time: of two equal rules the older wins.
     pub created_ms: u64,
 }

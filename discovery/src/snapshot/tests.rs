@@ -33,6 +33,7 @@ fn route(text: &str) -> Route {
         backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT }],
         timeouts: RouteTimeouts::default(),
         body_bytes_max: None,
+        origin: Origin::Config,
         created_ms: 0,
     }
 }
