@@ -51,8 +51,8 @@ pub enum Phase {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// The configuration file of a node.
-    Config,
+    /// The configuration file of this node.
+    Config(NodeName),
     /// A file in the agent's folder of services, by its name.
     File(String),
     /// A job of the agent.

@@ -33,7 +33,7 @@ fn route(text: &str) -> Route {
         backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT }],
         timeouts: RouteTimeouts::default(),
         body_bytes_max: None,
-        origin: Origin::Config,
+        origin: Origin::Config(NodeName::parse("n1").unwrap()),
         created_ms: 0,
     }
 }
