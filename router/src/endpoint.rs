@@ -1,0 +1,118 @@
+//! An instance as the router holds it, and the live state that outlives every table.
+//! Knows nothing of tables: they are made of endpoints.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use portolan_discovery::model::{InstanceId, ServiceName, Weight};
+
+use crate::metrics::ServiceMetrics;
+
+/// The live state of one address of one instance. Every table that has the instance shares it,
+/// so counts and pooled connections survive table changes.
+///
+/// It has a cache line of its own: all workers write the count.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct EndpointState {
+    in_flight: AtomicU32,
+    idle_wanted: AtomicBool,
+    pool_key: u64,
+}
+
+/// 0 is no key, so that it can mark an empty place.
+static NEXT_POOL_KEY: AtomicU64 = AtomicU64::new(1);
+
+impl EndpointState {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            in_flight: AtomicU32::new(0),
+            idle_wanted: AtomicBool::new(true),
+            pool_key: NEXT_POOL_KEY.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// Requests, tunnels and TCP connections under way, over all workers.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Names the pool of its connections; unique in the process, never reused, never 0.
+    pub fn pool_key(&self) -> u64 {
+        self.pool_key
+    }
+
+    /// Whether idle connections are worth keeping: not when the newest compiled table has no
+    /// use for the instance (it drains, an operator took it out, or it is gone). A hint:
+    /// workers close idle connections by it, nothing else depends on it.
+    pub fn idle_wanted(&self) -> bool {
+        self.idle_wanted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn want_idle(&self, wanted: bool) {
+        if self.idle_wanted() != wanted {
+            self.idle_wanted.store(wanted, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An instance as the router holds it.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The service.
+    pub service: ServiceName,
+    /// The instance's name within the service.
+    pub id: InstanceId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its share of the traffic.
+    pub weight: Weight,
+    /// Whether connections to it are kept for the next request.
+    pub keep_alive: bool,
+    /// What outlives the table.
+    pub state: Arc<EndpointState>,
+    /// The handles of its service.
+    pub metrics: Arc<ServiceMetrics>,
+}
+
+impl Endpoint {
+    /// Requests, tunnels and TCP connections under way, over all workers.
+    pub fn in_flight(&self) -> u64 {
+        u64::from(self.state.in_flight())
+    }
+}
+
+/// One request (tunnel, TCP connection) on the endpoint that was picked for it: counted from
+/// the pick until this is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    pub(crate) fn begin(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.state.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(endpoint))
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Deref for InFlight {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // Release: whoever reads 0 with the drain's eyes sees the request's last write as done.
+        let before = self.0.state.in_flight.fetch_sub(1, Ordering::Release);
+        debug_assert!(before > 0, "what begins once ends once");
+    }
+}

@@ -1,0 +1,161 @@
+//! The route table: immutable, with shared structure, compiled from a snapshot. One change
+//! copies one spine and one host.
+//!
+//! Choosing is a pure function over a borrowed table: [`Table::route`] by listener, host and
+//! path, then [`RouteEntry::pick`] for the endpoint. A request may hold its [`RouteEntry`] and
+//! its endpoint across `.await`, never the table, so what a worker may have to free is one
+//! entry. A retry picks from the newest table: an instance that has begun to drain since is
+//! not picked.
+//!
+//! Knows nothing of sockets, stores and clocks.
+
+mod compile;
+mod entry;
+mod hosts;
+mod paths;
+mod service;
+
+use std::sync::Arc;
+
+use foldhash::SharedSeed;
+use foldhash::fast::SeedableRandomState;
+use imbl::shared_ptr::DefaultSharedPtr;
+use imbl::{GenericHashMap, OrdMap, OrdSet};
+use portolan_discovery::model::{InstanceId, ListenerName, Revision, RouteName, ServiceName};
+use portolan_discovery::snapshot::{Snapshot, State};
+
+pub use compile::{Compiled, Conflict, Report, RouteFault};
+pub use entry::{PickError, RouteEntry};
+pub use service::{Member, ServiceTable};
+
+use hosts::Hosts;
+use service::ServiceKey;
+
+pub(crate) type Seed = SeedableRandomState;
+pub(crate) type HashMap<K, V> = GenericHashMap<K, V, Seed, DefaultSharedPtr>;
+
+/// All tables of a process hash alike, so an entry of one finds its service in another. Random
+/// per process: names are chosen by others.
+pub(crate) fn seed() -> Seed {
+    Seed::with_seed(0, SharedSeed::global_random())
+}
+
+/// Everything a worker needs to choose: which route, which service, which endpoint.
+#[derive(Debug, Clone)]
+pub struct Table {
+    snapshot: Snapshot,
+    hosts: Hosts,
+    tcp: OrdMap<ListenerName, Vec<Arc<RouteEntry>>>,
+    services: HashMap<ServiceKey, Arc<ServiceTable>>,
+    /// Services with a member that drains.
+    draining: OrdMap<ServiceName, Arc<ServiceTable>>,
+    panic: OrdSet<ServiceName>,
+    kept: OrdSet<ServiceName>,
+}
+
+impl Table {
+    /// The table before the first snapshot: every request is without a route.
+    pub fn empty() -> Self {
+        Self {
+            snapshot: Snapshot::default(),
+            hosts: Hosts::new(),
+            tcp: OrdMap::new(),
+            services: HashMap::with_hasher(seed()),
+            draining: OrdMap::new(),
+            panic: OrdSet::new(),
+            kept: OrdSet::new(),
+        }
+    }
+
+    /// The revision of the snapshot it is compiled from.
+    pub fn revision(&self) -> Revision {
+        self.snapshot.revision
+    }
+
+    /// The snapshot it is compiled from.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The route of a request: `host` lower-case, without port and trailing dot; `path`
+    /// normalised, without query.
+    ///
+    /// The most specific host that has a matching path wins (exact, then the longest wildcard,
+    /// then any); in one host an exact path, then the longest prefix by segments; for one rule
+    /// the route of this listener before one for all, then the older, then by name.
+    pub fn route(
+        &self,
+        listener: &ListenerName,
+        host: &str,
+        path: &str,
+    ) -> Option<&Arc<RouteEntry>> {
+        self.hosts.find(listener, host, path)
+    }
+
+    /// The route of every connection of a TCP listener: the oldest, then by name.
+    pub fn tcp_route(&self, listener: &ListenerName) -> Option<&Arc<RouteEntry>> {
+        self.tcp.get(listener)?.first()
+    }
+
+    /// A service by name.
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceTable>> {
+        self.services.get(&ServiceKey::of(name))
+    }
+
+    /// All services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceTable>> {
+        self.services.values()
+    }
+
+    /// What draining instances have under way, zeros too; by service, then instance.
+    pub fn draining(&self) -> impl Iterator<Item = (&ServiceName, &InstanceId, u64)> {
+        self.draining.iter().flat_map(|(name, service)| {
+            service
+                .members()
+                .filter(|member| member.state == State::Draining)
+                .map(move |member| (name, &member.endpoint.id, member.endpoint.in_flight()))
+        })
+    }
+
+    /// The services whose instances are used although they are down, by name.
+    pub fn panic_services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.panic.iter()
+    }
+
+    /// The services that keep instances because nothing explains why all are gone, by name.
+    pub fn kept_services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.kept.iter()
+    }
+
+    /// The routes of every pattern that takes `host`, in order of precedence.
+    pub(crate) fn rules_for_host(&self, host: &str) -> Vec<&Arc<RouteEntry>> {
+        self.hosts.tiers(host).flat_map(|paths| paths.entries()).collect()
+    }
+
+    /// The routes of a TCP listener, in order of precedence.
+    pub(crate) fn tcp_rules(&self, listener: &ListenerName) -> &[Arc<RouteEntry>] {
+        self.tcp.get(listener).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All pairs of routes with the same rule. Reads every route: for people, not for requests.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        compile::conflicts(self)
+    }
+
+    /// All routes that lead to a service that does not exist. Reads every route.
+    pub fn dangling(&self) -> impl Iterator<Item = (&RouteName, &ServiceName)> {
+        self.snapshot.routes().flat_map(|(name, route)| {
+            route
+                .backends
+                .iter()
+                .filter(|backend| self.service(&backend.service).is_none())
+                .map(move |backend| (name, &backend.service))
+        })
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::empty()
+    }
+}

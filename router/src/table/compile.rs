@@ -1,0 +1,281 @@
+//! From a snapshot to a table. Only what differs from the previous table's snapshot is compiled
+//! anew; a table from nothing goes the same way with everything as new.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use portolan_discovery::model::{
+    HttpRule, ListenerName, Revision, Route, RouteName, Rule, ServiceName,
+};
+use portolan_discovery::snapshot::{ServiceEntry, Snapshot};
+
+use super::Table;
+use super::entry::RouteEntry;
+use super::service::{ServiceKey, ServiceTable};
+use crate::metrics::Metrics;
+
+/// Two routes that take exactly the same requests: the second takes none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// The route that takes them: the older, or the first by name.
+    pub winner: RouteName,
+    /// The route that takes none.
+    pub loser: RouteName,
+}
+
+/// Why a route is not in the table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteFault {
+    /// It leads nowhere.
+    #[error("it has no backend")]
+    NoBackend,
+    /// A TCP route without a listener would take every connection of every listener.
+    #[error("it is for tcp and names no listener")]
+    NoListener,
+}
+
+/// What a compile did and found. Routes and services are those that changed; panic and kept
+/// are all there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The revision of the table.
+    pub revision: Revision,
+    /// Services compiled anew or removed.
+    pub services_changed: usize,
+    /// Routes compiled anew or removed.
+    pub routes_changed: usize,
+    /// Changed routes that share their rule with another one.
+    pub conflicts: Vec<Conflict>,
+    /// Changed routes that are not in the table.
+    pub rejected: Vec<(RouteName, RouteFault)>,
+    /// Changed routes that lead to a service that does not exist.
+    pub dangling: Vec<(RouteName, ServiceName)>,
+    /// Services whose instances are used although they are down.
+    pub panic: Vec<ServiceName>,
+    /// Services that keep instances because nothing explains why all are gone.
+    pub kept: Vec<ServiceName>,
+}
+
+/// A new table and what its compile found.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The table.
+    pub table: Table,
+    /// What was found.
+    pub report: Report,
+}
+
+impl Table {
+    /// Compiles `snapshot`. Live state of endpoints is taken over from `previous`, and so is
+    /// everything that does not differ: the cost is that of what changed.
+    pub fn compile(
+        snapshot: &Snapshot,
+        previous: Option<&Self>,
+        metrics: &Arc<Metrics>,
+    ) -> Compiled {
+        let mut compile = Compile {
+            table: previous.cloned().unwrap_or_default(),
+            report: Report { revision: snapshot.revision, ..Report::default() },
+            contested: Vec::new(),
+            metrics,
+        };
+        match previous {
+            Some(previous) => compile.changes(&previous.snapshot, snapshot),
+            None => compile.everything(snapshot),
+        }
+        compile.table.snapshot = snapshot.clone();
+        compile.finish()
+    }
+}
+
+struct Compile<'m> {
+    table: Table,
+    report: Report,
+    /// Routes that shared their rule with another one when they came in.
+    contested: Vec<Arc<RouteEntry>>,
+    metrics: &'m Metrics,
+}
+
+impl Compile<'_> {
+    fn everything(&mut self, snapshot: &Snapshot) {
+        for (name, entry) in snapshot.services() {
+            self.service(name, Some(entry));
+        }
+        for (_, route) in snapshot.routes() {
+            self.add_route(route);
+            self.report.routes_changed += 1;
+        }
+    }
+
+    fn changes(&mut self, before: &Snapshot, after: &Snapshot) {
+        let changes = after.changes_since(before);
+        for name in &changes.services {
+            self.service(name, after.service(name.as_str()).map(|entry| &**entry));
+        }
+        for name in &changes.routes {
+            if let Some(route) = before.route(name.as_str()) {
+                self.remove_route(route);
+            }
+            if let Some(route) = after.route(name.as_str()) {
+                self.add_route(route);
+            }
+            self.report.routes_changed += 1;
+        }
+    }
+
+    fn service(&mut self, name: &ServiceName, entry: Option<&ServiceEntry>) {
+        self.report.services_changed += 1;
+        let table = &mut self.table;
+        let key = ServiceKey::of(name);
+        let previous = table.services.get(&key).cloned();
+        let next = entry
+            .map(|entry| Arc::new(ServiceTable::compile(entry, previous.as_deref(), self.metrics)));
+        if let Some(previous) = &previous {
+            previous.let_go(next.as_deref());
+        }
+        mark(&mut table.panic, name, next.as_ref().is_some_and(|next| next.is_panic()));
+        mark(&mut table.kept, name, next.as_ref().is_some_and(|next| next.is_kept()));
+        match next.as_ref().filter(|next| next.is_draining()) {
+            Some(next) => table.draining.insert(name.clone(), Arc::clone(next)),
+            None => table.draining.remove(name),
+        };
+        match next {
+            // In place, so that the key stays the one whose name the routes share.
+            Some(next) => match table.services.get_mut(&key) {
+                Some(place) => *place = next,
+                None => {
+                    table.services.insert(key, next);
+                }
+            },
+            None => {
+                table.services.remove(&key);
+                self.metrics.forget(name);
+            }
+        }
+    }
+
+    fn add_route(&mut self, route: &Arc<Route>) {
+        let place = match place(route) {
+            Ok(place) => place,
+            Err(fault) => {
+                self.metrics.rejected.inc();
+                return self.report.rejected.push((route.name.clone(), fault));
+            }
+        };
+        let services = &self.table.services;
+        let dangling = &mut self.report.dangling;
+        let entry = RouteEntry::new(route, |key| match services.get_key_value(&key) {
+            Some((known, _)) => known.clone(),
+            None => {
+                dangling.push((route.name.clone(), key.name.clone()));
+                key
+            }
+        });
+        let entry = Arc::new(entry);
+        let contested = match place {
+            Place::Http(rule) => self.table.hosts.insert(rule, Arc::clone(&entry)),
+            Place::Tcp(listener) => {
+                let routes = self.table.tcp.entry(listener.clone()).or_default();
+                let at = routes.partition_point(|other| other.precedence(&entry).is_lt());
+                routes.insert(at, Arc::clone(&entry));
+                routes.len() > 1
+            }
+        };
+        if contested {
+            self.contested.push(entry);
+        }
+    }
+
+    fn remove_route(&mut self, route: &Route) {
+        match place(route) {
+            Ok(Place::Http(rule)) => self.table.hosts.remove(rule, &route.name),
+            Ok(Place::Tcp(listener)) => {
+                let Some(routes) = self.table.tcp.get_mut(listener) else { return };
+                routes.retain(|other| other.name != route.name);
+                if routes.is_empty() {
+                    self.table.tcp.remove(listener);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn finish(mut self) -> Compiled {
+        let mut conflicts = BTreeSet::new();
+        for entry in &self.contested {
+            // Of the table as it is now: one of the two may have gone since.
+            conflicts.extend(among(&self.table.twins(entry)));
+        }
+        self.report.conflicts = conflicts.into_iter().collect();
+        self.report.panic = self.table.panic.iter().cloned().collect();
+        self.report.kept = self.table.kept.iter().cloned().collect();
+        Compiled { table: self.table, report: self.report }
+    }
+}
+
+impl Table {
+    /// The routes with exactly the rule of `entry`, in order of precedence, itself included.
+    fn twins(&self, entry: &RouteEntry) -> Vec<&Arc<RouteEntry>> {
+        let mut twins: Vec<&Arc<RouteEntry>> = match place(entry.record()) {
+            Ok(Place::Http(rule)) => self
+                .hosts
+                .of(&rule.host)
+                .map(|paths| paths.with_path(&rule.path))
+                .unwrap_or_default(),
+            Ok(Place::Tcp(listener)) => self.tcp.get(listener).into_iter().flatten().collect(),
+            Err(_) => Vec::new(),
+        };
+        twins.retain(|other| other.listener == entry.listener);
+        twins
+    }
+}
+
+/// All conflicts of a table.
+pub(super) fn conflicts(table: &Table) -> Vec<Conflict> {
+    let mut conflicts = BTreeSet::new();
+    for paths in table.hosts.all() {
+        let entries = paths.entries();
+        let same = |a: &&Arc<RouteEntry>, b: &&Arc<RouteEntry>| {
+            a.listener == b.listener && a.record().rule == b.record().rule
+        };
+        conflicts.extend(entries.chunk_by(same).flat_map(among));
+    }
+    for routes in table.tcp.values() {
+        conflicts.extend(among(&routes.iter().collect::<Vec<_>>()));
+    }
+    conflicts.into_iter().collect()
+}
+
+/// The conflicts among routes with the same rule, the winner first.
+fn among(routes: &[&Arc<RouteEntry>]) -> Vec<Conflict> {
+    let Some((winner, losers)) = routes.split_first() else { return Vec::new() };
+    losers
+        .iter()
+        .map(|loser| Conflict { winner: winner.name.clone(), loser: loser.name.clone() })
+        .collect()
+}
+
+/// Where in the table a route is kept.
+enum Place<'r> {
+    Http(&'r HttpRule),
+    Tcp(&'r ListenerName),
+}
+
+fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
+    if route.backends.is_empty() {
+        return Err(RouteFault::NoBackend);
+    }
+    match (&route.rule, &route.listener) {
+        (Rule::Http(rule), _) => Ok(Place::Http(rule)),
+        (Rule::Tcp, Some(listener)) => Ok(Place::Tcp(listener)),
+        (Rule::Tcp, None) => Err(RouteFault::NoListener),
+    }
+}
+
+fn mark(set: &mut imbl::OrdSet<ServiceName>, name: &ServiceName, is_in: bool) {
+    if is_in {
+        set.insert(name.clone());
+    } else {
+        set.remove(name);
+    }
+}

@@ -1,0 +1,176 @@
+//! A compiled route: what a request may hold of the table, and the choice of its endpoint.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use portolan_discovery::model::{
+    HttpRule, ListenerName, Route, RouteName, RouteTimeouts, Rule, ServiceName,
+};
+
+use super::service::{ServiceKey, ServiceTable};
+use super::{Table, paths};
+use crate::balance::{Tried, mix, scale};
+use crate::endpoint::InFlight;
+use crate::metrics::ServiceMetrics;
+
+/// Why no endpoint was picked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PickError {
+    /// The service has no instance that takes traffic and was not tried: 503.
+    #[error("no instance of {service} takes traffic")]
+    NoInstance {
+        /// The service.
+        service: ServiceName,
+        /// Its handles: the answer is counted there.
+        metrics: Arc<ServiceMetrics>,
+    },
+    /// The route leads to a service that does not exist: 500.
+    #[error("service {service} does not exist")]
+    UnknownService {
+        /// The service.
+        service: ServiceName,
+    },
+}
+
+#[derive(Debug)]
+struct Share {
+    service: ServiceKey,
+    weight: u32,
+}
+
+/// A compiled route.
+#[derive(Debug)]
+pub struct RouteEntry {
+    /// The name.
+    pub name: RouteName,
+    /// Its waits.
+    pub timeouts: RouteTimeouts,
+    /// The largest request body in bytes.
+    pub body_bytes_max: Option<u64>,
+    pub(super) listener: Option<ListenerName>,
+    shares: Box<[Share]>,
+    weight_sum: u32,
+    record: Arc<Route>,
+}
+
+/// The most services of one route: weights are below 2^16, so their sum fits 32 bits.
+pub(crate) const BACKENDS_MAX: usize = 1 << 16;
+
+impl RouteEntry {
+    /// `known` shares the name of a service that exists, which makes a pick cheaper.
+    pub(super) fn new(
+        record: &Arc<Route>,
+        mut known: impl FnMut(ServiceKey) -> ServiceKey,
+    ) -> Self {
+        let shares: Box<[Share]> = record
+            .backends
+            .iter()
+            .take(BACKENDS_MAX)
+            .map(|backend| Share {
+                service: known(ServiceKey::of(&backend.service)),
+                weight: u32::from(backend.weight.0.get()),
+            })
+            .collect();
+        Self {
+            name: record.name.clone(),
+            timeouts: record.timeouts,
+            body_bytes_max: record.body_bytes_max,
+            listener: record.listener.clone(),
+            weight_sum: shares.iter().map(|share| share.weight).sum(),
+            shares,
+            record: Arc::clone(record),
+        }
+    }
+
+    /// The record it is compiled from.
+    pub fn record(&self) -> &Arc<Route> {
+        &self.record
+    }
+
+    /// Picks an endpoint from `table` (the newest, also for a retry) and begins a request on it:
+    /// a service by weight, then power of two choices, never one of `tried`.
+    ///
+    /// A first attempt stays with the service drawn, so that a service without instances fails
+    /// for its share only; a retry goes on to the others when the one drawn has none left.
+    /// Takes no lock, allocates nothing, reads no clock. `random` is fresh for each pick.
+    pub fn pick(&self, table: &Table, random: u64, tried: &Tried) -> Result<InFlight, PickError> {
+        let drawn = match &*self.shares {
+            [only] => only,
+            shares => {
+                let mut point = scale((mix(random) >> 32) as u32, self.weight_sum);
+                shares
+                    .iter()
+                    .find(|share| match point.checked_sub(share.weight) {
+                        Some(rest) => {
+                            point = rest;
+                            false
+                        }
+                        None => true,
+                    })
+                    .expect("the point is below the sum of the weights")
+            }
+        };
+        let picked = pick_from(drawn, table, random, tried);
+        if picked.is_ok() || tried.is_empty() {
+            return picked;
+        }
+        self.shares
+            .iter()
+            .find_map(|share| pick_from(share, table, random, tried).ok())
+            .map_or(picked, Ok)
+    }
+
+    /// The services it leads to, with their weights and, where they exist, their tables.
+    pub fn backends<'t>(
+        &'t self,
+        table: &'t Table,
+    ) -> impl Iterator<Item = (&'t ServiceName, u32, Option<&'t Arc<ServiceTable>>)> {
+        self.shares
+            .iter()
+            .map(|share| (&share.service.name, share.weight, table.services.get(&share.service)))
+    }
+
+    /// The rule, when it is for HTTP.
+    pub(crate) fn http(&self) -> Option<&HttpRule> {
+        match &self.record.rule {
+            Rule::Http(rule) => Some(rule),
+            Rule::Tcp => None,
+        }
+    }
+
+    /// Whether its path takes the request's; one for TCP knows no paths.
+    pub(crate) fn takes_path(&self, path: &str) -> bool {
+        self.http().is_none_or(|rule| paths::takes(&rule.path, path))
+    }
+
+    /// Whether requests of `listener` may take it.
+    pub(crate) fn serves(&self, listener: &ListenerName) -> bool {
+        self.listener.as_ref().is_none_or(|own| own == listener)
+    }
+
+    /// Which of two routes with the same host and path comes first: one of a listener before
+    /// one for all, then the older, then by name.
+    pub(crate) fn precedence(&self, other: &Self) -> Ordering {
+        self.listener
+            .is_none()
+            .cmp(&other.listener.is_none())
+            .then_with(|| self.listener.cmp(&other.listener))
+            .then_with(|| self.record.created_ms.cmp(&other.record.created_ms))
+            .then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+fn pick_from(
+    share: &Share,
+    table: &Table,
+    random: u64,
+    tried: &Tried,
+) -> Result<InFlight, PickError> {
+    let Some(service) = table.services.get(&share.service) else {
+        return Err(PickError::UnknownService { service: share.service.name.clone() });
+    };
+    service.pick(random, tried).ok_or_else(|| PickError::NoInstance {
+        service: share.service.name.clone(),
+        metrics: Arc::clone(service.metrics()),
+    })
+}

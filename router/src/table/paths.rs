@@ -1,0 +1,133 @@
+//! From a path to a route, within one host: an exact path, then the longest prefix by segments.
+//!
+//! A host with few routes is a list in order of precedence, read from the top: three routes of
+//! one host are two cache lines. A host with many is a tree over segments, so that neither a
+//! look-up nor a change costs the time of all its routes. Both order the routes of one rule by
+//! [`RouteEntry::precedence`] and keep those that lose, for when the winner goes.
+
+mod list;
+mod tree;
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use portolan_discovery::model::{ListenerName, PathPattern, RouteName};
+
+use super::entry::RouteEntry;
+use list::List;
+use tree::Tree;
+
+/// The most routes in a list; a tree becomes a list again at half of it.
+pub(super) const LIST_ROUTES_MAX: usize = 16;
+
+/// The routes of one host.
+#[derive(Debug, Clone)]
+pub(super) enum Paths {
+    List(List),
+    Tree(Tree),
+}
+
+impl Paths {
+    pub(super) fn none() -> Self {
+        Self::List(List::default())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::List(list) if list.is_empty())
+    }
+
+    pub(super) fn find(&self, listener: &ListenerName, path: &str) -> Option<&Arc<RouteEntry>> {
+        match self {
+            Self::List(list) => list.find(listener, path),
+            Self::Tree(tree) => tree.find(listener, path),
+        }
+    }
+
+    /// Adds a route; says whether another one has the same path and listener.
+    pub(super) fn insert(&mut self, entry: Arc<RouteEntry>, path: &PathPattern) -> bool {
+        match self {
+            Self::List(list) if list.len() < LIST_ROUTES_MAX => list.insert(entry, path),
+            Self::List(list) => {
+                let mut tree = Tree::default();
+                for entry in list.entries() {
+                    tree.insert(Arc::clone(entry), pattern_of(entry));
+                }
+                let contested = tree.insert(entry, path);
+                *self = Self::Tree(tree);
+                contested
+            }
+            Self::Tree(tree) => tree.insert(entry, path),
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &RouteName, path: &PathPattern) {
+        match self {
+            Self::List(list) => list.remove(name),
+            Self::Tree(tree) => {
+                tree.remove(name, path);
+                if tree.len() <= LIST_ROUTES_MAX / 2 {
+                    let mut list = List::default();
+                    for entry in tree.entries() {
+                        list.insert(Arc::clone(entry), pattern_of(entry));
+                    }
+                    *self = Self::List(list);
+                }
+            }
+        }
+    }
+
+    /// All routes in order of precedence, those that lose too.
+    pub(super) fn entries(&self) -> Vec<&Arc<RouteEntry>> {
+        match self {
+            Self::List(list) => list.entries().collect(),
+            Self::Tree(tree) => {
+                let mut entries = tree.entries();
+                entries.sort_by(|a, b| order(a, b));
+                entries
+            }
+        }
+    }
+
+    /// The routes with exactly this path, in order of precedence, those that lose too.
+    pub(super) fn with_path(&self, path: &PathPattern) -> Vec<&Arc<RouteEntry>> {
+        match self {
+            Self::List(list) => list.entries().filter(|e| pattern_of(e) == path).collect(),
+            Self::Tree(tree) => tree.with_path(path).iter().collect(),
+        }
+    }
+}
+
+/// The path of an HTTP route; only those are in [`Paths`].
+pub(super) fn pattern_of(entry: &RouteEntry) -> &PathPattern {
+    &entry.http().expect("only HTTP routes are kept by path").path
+}
+
+/// Whether a pattern takes a path. `*`, the target of `OPTIONS *`, has no segments: only `/`
+/// takes it.
+pub(super) fn takes(pattern: &PathPattern, path: &str) -> bool {
+    match pattern {
+        PathPattern::Exact(own) => own == path,
+        PathPattern::Prefix(own) => is_below(prefix_text(own), path),
+    }
+}
+
+fn is_below(prefix: &str, path: &str) -> bool {
+    prefix.is_empty()
+        || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// `/` is the prefix of no segments.
+fn prefix_text(prefix: &str) -> &str {
+    if prefix == "/" { "" } else { prefix }
+}
+
+/// The order in which the routes of one host are tried.
+fn order(a: &RouteEntry, b: &RouteEntry) -> Ordering {
+    let rank = |pattern: &PathPattern| matches!(pattern, PathPattern::Prefix(_));
+    let (ours, theirs) = (pattern_of(a), pattern_of(b));
+    rank(ours)
+        .cmp(&rank(theirs))
+        .then_with(|| theirs.path().len().cmp(&ours.path().len()))
+        .then_with(|| ours.path().cmp(theirs.path()))
+        .then_with(|| a.precedence(b))
+}

@@ -1,0 +1,234 @@
+//! A compiled service: which of its instances take traffic, and why the others do not.
+//!
+//! Two guards against emptiness stand here. *Panic*: when less than half of the instances that
+//! checks alone decide on are up, those that are down take traffic too; checks that fail
+//! together say more about the checks. *Kept*: instances that took traffic and are back at
+//! `Starting`, as after an agent forgot its results, stay while the service would be empty
+//! without them. Draining, an override and the deletion of a record are explanations, so none
+//! of them is undone. Both guards clear themselves with the next state.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use portolan_discovery::model::{InstanceId, Override, Protocol, ServiceName};
+use portolan_discovery::snapshot::{self, ServiceEntry, State};
+
+use super::seed;
+use crate::balance::{Balance, Tried};
+use crate::endpoint::{Endpoint, EndpointState, InFlight};
+use crate::metrics::{Metrics, ServiceMetrics};
+
+/// A service's name with its hash, so that a pick neither hashes nor, as a rule, reads it.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceKey {
+    hash: u64,
+    pub(crate) name: ServiceName,
+}
+
+impl ServiceKey {
+    pub(crate) fn of(name: &ServiceName) -> Self {
+        Self { hash: seed().hash_one(name.as_str()), name: name.clone() }
+    }
+}
+
+impl PartialEq for ServiceKey {
+    fn eq(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.name.as_str(), other.name.as_str());
+        self.hash == other.hash && (std::ptr::eq(ours, theirs) || ours == theirs)
+    }
+}
+
+impl Eq for ServiceKey {}
+
+impl Hash for ServiceKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// One instance of a compiled service.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The instance as the router holds it.
+    pub endpoint: Arc<Endpoint>,
+    /// What checks, phase and overrides say.
+    pub state: State,
+    /// The override that decided the state, if one did.
+    pub overridden_by: Option<Arc<Override>>,
+    /// Whether it is picked.
+    pub takes_traffic: bool,
+}
+
+/// A compiled service.
+#[derive(Debug)]
+pub struct ServiceTable {
+    name: ServiceName,
+    protocol: Protocol,
+    panic: bool,
+    kept: bool,
+    balance: Balance,
+    members: Box<[Member]>,
+    metrics: Arc<ServiceMetrics>,
+}
+
+impl ServiceTable {
+    pub(super) fn compile(
+        entry: &ServiceEntry,
+        previous: Option<&Self>,
+        metrics: &Metrics,
+    ) -> Self {
+        let name = &entry.service.name;
+        let handles = previous
+            .map_or_else(|| metrics.service(name), |previous| Arc::clone(&previous.metrics));
+        let choice = Choice::of(entry, previous);
+        let members: Box<[Member]> = entry
+            .members
+            .values()
+            .map(|member| {
+                let endpoint = endpoint(entry, member, previous, &handles);
+                let unused = matches!(member.state, State::Draining | State::AdminDown);
+                endpoint.state.want_idle(!unused);
+                Member {
+                    takes_traffic: choice.takes(member),
+                    endpoint,
+                    state: member.state,
+                    overridden_by: member.overridden_by.clone(),
+                }
+            })
+            .collect();
+        let takers = members.iter().filter(|member| member.takes_traffic);
+        let balance = Balance::new(takers.map(|member| &member.endpoint));
+        Self {
+            name: name.clone(),
+            protocol: entry.service.protocol,
+            panic: matches!(choice, Choice::Panic),
+            kept: matches!(choice, Choice::Kept(_)),
+            balance,
+            members,
+            metrics: handles,
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    /// What its instances speak.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Whether instances that are down take traffic, because too few are up.
+    pub fn is_panic(&self) -> bool {
+        self.panic
+    }
+
+    /// Whether instances of an earlier table take traffic, because nothing explains why all
+    /// are gone.
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// All instances, by id; those that take no traffic too.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter()
+    }
+
+    /// The endpoints that take traffic, by id.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.balance.endpoints()
+    }
+
+    /// The handles.
+    pub fn metrics(&self) -> &Arc<ServiceMetrics> {
+        &self.metrics
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.members.iter().any(|member| member.state == State::Draining)
+    }
+
+    pub(super) fn pick(&self, random: u64, tried: &Tried) -> Option<InFlight> {
+        self.balance.pick(random, tried)
+    }
+
+    /// Says that nothing more comes for the instances that `next` does not have.
+    pub(super) fn let_go(&self, next: Option<&Self>) {
+        for Member { endpoint, .. } in &self.members {
+            let successor = next.and_then(|next| next.member(&endpoint.id));
+            if !successor.is_some_and(|next| Arc::ptr_eq(&next.endpoint.state, &endpoint.state)) {
+                endpoint.state.want_idle(false);
+            }
+        }
+    }
+
+    fn member(&self, id: &InstanceId) -> Option<&Member> {
+        let place = self.members.binary_search_by(|member| member.endpoint.id.cmp(id)).ok()?;
+        Some(&self.members[place])
+    }
+}
+
+/// Which members take traffic.
+enum Choice<'p> {
+    Up,
+    Panic,
+    Kept(&'p ServiceTable),
+}
+
+impl<'p> Choice<'p> {
+    fn of(entry: &ServiceEntry, previous: Option<&'p ServiceTable>) -> Self {
+        let up = entry.in_state(State::Up).count();
+        let judged = up + entry.in_state(State::Down).count();
+        if judged > 0 {
+            return if up * 2 < judged { Self::Panic } else { Self::Up };
+        }
+        previous
+            .map(Self::Kept)
+            .filter(|kept| entry.members.values().any(|member| kept.takes(member)))
+            .unwrap_or(Self::Up)
+    }
+
+    fn takes(&self, member: &snapshot::Member) -> bool {
+        match (self, member.state) {
+            (Self::Up | Self::Panic, State::Up) | (Self::Panic, State::Down) => true,
+            (Self::Kept(previous), State::Starting) => {
+                let instance = &member.instance;
+                previous.member(&instance.id).is_some_and(|before| {
+                    before.takes_traffic && before.endpoint.addr == instance.addr
+                })
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The endpoint of a member. Its live state is taken over from the previous table while id and
+/// address stay; the whole endpoint is, while nothing about it has changed.
+fn endpoint(
+    entry: &ServiceEntry,
+    member: &snapshot::Member,
+    previous: Option<&ServiceTable>,
+    metrics: &Arc<ServiceMetrics>,
+) -> Arc<Endpoint> {
+    let instance = &member.instance;
+    let before = previous
+        .and_then(|previous| previous.member(&instance.id))
+        .map(|member| &member.endpoint)
+        .filter(|endpoint| endpoint.addr == instance.addr);
+    if let Some(before) = before
+        && before.weight == instance.weight
+        && before.keep_alive == entry.service.keep_alive
+    {
+        return Arc::clone(before);
+    }
+    Arc::new(Endpoint {
+        service: entry.service.name.clone(),
+        id: instance.id.clone(),
+        addr: instance.addr,
+        weight: instance.weight,
+        keep_alive: entry.service.keep_alive,
+        state: before.map_or_else(EndpointState::new, |before| Arc::clone(&before.state)),
+        metrics: Arc::clone(metrics),
+    })
+}
