@@ -16,6 +16,7 @@
 mod body;
 mod chunk;
 mod deliver;
+mod field;
 mod forward;
 mod head;
 mod limits;
@@ -25,6 +26,7 @@ mod reply;
 mod request;
 mod response;
 mod target;
+mod trailer;
 
 pub use body::{BodyFraming, BodyState, Payload, Progress};
 pub use chunk::{CHUNK_END, ChunkHead, LAST_CHUNK};

@@ -1,6 +1,11 @@
 //! The head of a request as it is sent to the upstream.
+//! It names no instance, so that a retry on another one sends the same bytes.
 
+use super::field::{Field, push_decimal};
+use super::head::{Copier, push_line};
+use super::method::Version;
 use super::request::Request;
+use super::target::TargetForm;
 
 /// The scheme the client used on this listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +14,16 @@ pub enum Scheme {
     Http,
     /// `https`
     Https,
+}
+
+impl Scheme {
+    /// The scheme as it is written in a URI.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
 }
 
 /// What the connection adds to a request.
@@ -28,9 +43,170 @@ pub struct Forward<'a> {
     pub authority_fallback: &'a str,
 }
 
+// What we add to a typical head, so that the output grows at most once.
+const ADDED_BYTES: usize = 256;
+
+/// Which headers of a trusted peer were passed on, and need not be made.
+#[derive(Default)]
+struct Passed {
+    host: bool,
+    proto: bool,
+    port: bool,
+    /// Headers to which the peer is to be appended.
+    forwarded: bool,
+    forwarded_for: bool,
+}
+
 impl Request<'_> {
-    /// Appends the head to send to the upstream. It names no instance, so a retry sends the same bytes.
+    /// Appends the head to send to the upstream.
     pub fn write_upstream(&self, forward: &Forward<'_>, out: &mut Vec<u8>) {
-        todo!()
+        out.reserve(self.head.len() + ADDED_BYTES);
+        let mut copier = Copier::new(self.scratch, self.head, out);
+        let as_sent = self.target.form != TargetForm::Absolute && self.authority.is_some();
+        if as_sent && self.facts.version == Version::V11 {
+            copier.range(0, self.scratch.start_line_end());
+        } else {
+            self.write_start(as_sent, forward, copier.out());
+        }
+        let mut passed = Passed::default();
+        for (index, line) in self.scratch.lines.iter().enumerate() {
+            let believed = forward.peer_trusted;
+            let keep = !line.dropped
+                && match line.field {
+                    Field::Other | Field::Protected | Field::Date | Field::ContentLength => true,
+                    Field::TransferEncoding => true,
+                    Field::Host => as_sent,
+                    Field::Expect => self.facts.expect_continue,
+                    Field::MaxForwards => {
+                        self.write_max_forwards(&mut copier, index);
+                        false
+                    }
+                    Field::ForwardedOther => believed,
+                    Field::ForwardedHost => note(&mut passed.host, believed),
+                    Field::ForwardedProto => note(&mut passed.proto, believed),
+                    Field::ForwardedPort => note(&mut passed.port, believed),
+                    // Joined with our own entry below.
+                    Field::ForwardedFor => {
+                        passed.forwarded_for |= believed;
+                        false
+                    }
+                    Field::Forwarded => {
+                        passed.forwarded |= believed;
+                        false
+                    }
+                    Field::RequestId | Field::Connection | Field::Hop => false,
+                    Field::Te | Field::Upgrade => false,
+                };
+            if keep {
+                copier.line(index);
+            }
+        }
+        let out = copier.out();
+        self.write_forwarded(forward, &passed, out);
+        push_line(out, b"X-Request-Id", forward.request_id.as_bytes());
+        self.write_connection(out);
+        out.extend_from_slice(b"\r\n");
     }
+
+    /// The start line of a target or version that is not sent on as it came, and the `Host` if it
+    /// is not among the lines.
+    fn write_start(&self, host_follows: bool, forward: &Forward<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.method().as_bytes());
+        out.push(b' ');
+        let (path, query) = (self.target.path, self.target.query);
+        // An absolute OPTIONS without a path asks about the server itself (RFC 9112 §3.2.4).
+        let whole = self.method() == "OPTIONS" && query.is_none();
+        out.extend_from_slice(match path {
+            "" if whole => b"*",
+            "" => b"/",
+            path => path.as_bytes(),
+        });
+        if let Some(query) = query {
+            out.push(b'?');
+            out.extend_from_slice(query.as_bytes());
+        }
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        if !host_follows {
+            let authority = self.authority.unwrap_or(forward.authority_fallback.as_bytes());
+            push_line(out, b"Host", authority);
+        }
+    }
+
+    /// Copies the line, counted down if this hop counts.
+    fn write_max_forwards(&self, copier: &mut Copier<'_, '_>, index: usize) {
+        match self.facts.max_forwards {
+            None => copier.line(index),
+            Some(left) => {
+                let out = copier.out();
+                out.extend_from_slice(b"Max-Forwards: ");
+                push_decimal(out, left.saturating_sub(1));
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    fn write_forwarded(&self, forward: &Forward<'_>, passed: &Passed, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"X-Forwarded-For: ");
+        if passed.forwarded_for {
+            self.write_list(Field::ForwardedFor, out);
+        }
+        out.extend_from_slice(forward.peer.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        if let Some(authority) = self.authority.filter(|_| !passed.host) {
+            push_line(out, b"X-Forwarded-Host", authority);
+        }
+        if !passed.proto {
+            push_line(out, b"X-Forwarded-Proto", forward.scheme.as_str().as_bytes());
+        }
+        // A proxy that names the scheme means that scheme's port, not ours.
+        if !passed.port && !passed.proto {
+            out.extend_from_slice(b"X-Forwarded-Port: ");
+            push_decimal(out, u64::from(forward.port));
+            out.extend_from_slice(b"\r\n");
+        }
+        if passed.forwarded {
+            out.extend_from_slice(b"Forwarded: ");
+            self.write_list(Field::Forwarded, out);
+            // An IPv6 address stands in brackets and quotes (RFC 7239 §6).
+            let is_v6 = forward.peer.contains(':');
+            out.extend_from_slice(if is_v6 { b"for=\"[" } else { b"for=" });
+            out.extend_from_slice(forward.peer.as_bytes());
+            out.extend_from_slice(if is_v6 { b"]\";proto=" } else { b";proto=" });
+            out.extend_from_slice(forward.scheme.as_str().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// The values of a repeated header in order, with a comma behind each.
+    fn write_list(&self, field: Field, out: &mut Vec<u8>) {
+        for line in self.scratch.lines.iter().filter(|line| line.field == field) {
+            let value = line.value(self.head);
+            if !value.is_empty() {
+                out.extend_from_slice(value);
+                out.extend_from_slice(b", ");
+            }
+        }
+    }
+
+    /// What is asked of the next hop only, made anew.
+    fn write_connection(&self, out: &mut Vec<u8>) {
+        match (self.facts.upgrade, self.takes_trailers) {
+            (None, false) => return,
+            (Some(_), false) => out.extend_from_slice(b"Connection: upgrade\r\n"),
+            (None, true) => out.extend_from_slice(b"Connection: TE\r\n"),
+            (Some(_), true) => out.extend_from_slice(b"Connection: upgrade, TE\r\n"),
+        }
+        if let Some(upgrade) = self.facts.upgrade {
+            push_line(out, b"Upgrade", upgrade.token().as_bytes());
+        }
+        if self.takes_trailers {
+            out.extend_from_slice(b"TE: trailers\r\n");
+        }
+    }
+}
+
+/// Sets the mark if the header is believed, and says whether it is.
+fn note(mark: &mut bool, believed: bool) -> bool {
+    *mark |= believed;
+    believed
 }

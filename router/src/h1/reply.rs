@@ -1,5 +1,9 @@
-//! Replies of the router itself.
+//! Replies of the router itself, whole.
 
+use super::deliver::persistence;
+use super::field::push_decimal;
+use super::head::push_line;
+use super::method::{Method, Version};
 use super::reason::Reason;
 use super::request::RequestFacts;
 
@@ -26,16 +30,126 @@ pub struct Reply<'a> {
     pub status: u16,
     /// Seconds for `Retry-After`.
     pub retry_after_s: Option<u32>,
-    /// The text; not sent in answer to HEAD.
-    pub text: &'a str,
+    /// The lines of the text; not sent in answer to HEAD.
+    pub text: &'a [&'a str],
 }
 
 /// Appends a complete reply that names the reason.
 pub fn write_error(reason: Reason, client: &Client<'_>, out: &mut Vec<u8>) {
-    todo!()
+    let reply = Reply {
+        status: reason.status(),
+        retry_after_s: reason.retry_after_s(),
+        text: &[reason.as_str(), reason.explain()],
+    };
+    write_reply(&reply, client, out);
 }
 
 /// Appends a complete reply.
 pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
-    todo!()
+    debug_assert!((200..1000).contains(&reply.status) && !matches!(reply.status, 204 | 304));
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, u64::from(reply.status));
+    out.push(b' ');
+    out.extend_from_slice(phrase(reply.status).as_bytes());
+    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ");
+    let length: usize = reply.text.iter().map(|line| line.len() + 1).sum();
+    push_decimal(out, length as u64);
+    out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
+    push_line(out, b"Date", client.date);
+    if let Some(seconds) = reply.retry_after_s {
+        out.extend_from_slice(b"Retry-After: ");
+        push_decimal(out, u64::from(seconds));
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(id) = client.request_id {
+        push_line(out, b"X-Request-Id", id.as_bytes());
+    }
+    let version = client.request.map_or(Version::V11, |request| request.version);
+    out.extend_from_slice(persistence(version, client.keep_alive));
+    out.extend_from_slice(b"\r\n");
+    if client.request.is_none_or(|request| request.method != Method::Head) {
+        for line in reply.text {
+            out.extend_from_slice(line.as_bytes());
+            out.push(b'\n');
+        }
+    }
+}
+
+/// The phrase of a status that the router sends by itself.
+const fn phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::h1::{HeadScratch, Limits, parse_request};
+
+    const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+    fn reply_to(head: &str, keep_alive: bool, reason: Reason) -> String {
+        let mut scratch = HeadScratch::new();
+        let request = parse_request(head.as_bytes(), &mut scratch, &Limits::DEFAULT).unwrap();
+        let client = Client {
+            request: request.map(|request| request.facts()),
+            keep_alive,
+            date: DATE,
+            request_id: Some("id-1"),
+        };
+        let mut out = Vec::new();
+        write_error(reason, &client, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_error_names_its_reason_in_a_complete_response() {
+        let text = reply_to("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true, Reason::NoRoute);
+        assert_eq!(
+            text,
+            "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: 45\r\nCache-Control: no-store\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             X-Request-Id: id-1\r\n\r\nno_route\nno route matches this host and path\n"
+        );
+    }
+
+    #[test]
+    fn the_form_of_a_reply_follows_the_request() {
+        let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let text = reply_to(head, false, Reason::NoInstance);
+        assert!(text.contains("\r\nContent-Length: 53\r\n"), "{text}");
+        assert!(text.contains("\r\nRetry-After: 1\r\n"), "{text}");
+        assert!(text.ends_with("\r\nConnection: close\r\n\r\n"), "{text}");
+        let text = reply_to("GET / HTTP/1.0\r\n\r\n", true, Reason::NoRoute);
+        assert!(text.contains("\r\nConnection: keep-alive\r\n\r\nno_route\n"), "{text}");
+        let text = reply_to("", false, Reason::RequestTimeout);
+        assert!(text.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{text}");
+        assert!(text.contains("\r\nConnection: close\r\n\r\nrequest_timeout\n"), "{text}");
+    }
+
+    #[test]
+    fn every_reason_has_a_phrase_and_the_length_it_announces() {
+        for reason in Reason::ALL.iter().filter(|reason| reason.status() != 499) {
+            let text = reply_to("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true, *reason);
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(!phrase(reason.status()).is_empty(), "{reason:?}");
+            assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+        }
+    }
 }

@@ -1,0 +1,251 @@
+//! The header names that mean something to an intermediary, and lists inside values.
+//! Every other name is `Other` and passes through untouched.
+
+/// What a header name means to the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    /// Nothing: end to end, unless a `Connection` header lists it.
+    Other,
+    /// End to end, and neither `Connection` nor a trailer section may touch it: what a message is,
+    /// who asks and how it may be kept (RFC 9110 §6.5.1, §7.6.1).
+    Protected,
+    /// `Connection`
+    Connection,
+    /// `Keep-Alive`, `Proxy-Connection`, `Proxy-Authenticate`, `Proxy-Authorization`,
+    /// `HTTP2-Settings`: for this hop only.
+    Hop,
+    /// `TE`
+    Te,
+    /// `Transfer-Encoding`
+    TransferEncoding,
+    /// `Upgrade`
+    Upgrade,
+    /// `Content-Length`
+    ContentLength,
+    /// `Host`
+    Host,
+    /// `Expect`
+    Expect,
+    /// `Max-Forwards`
+    MaxForwards,
+    /// `Date`
+    Date,
+    /// `X-Request-Id`
+    RequestId,
+    /// `Forwarded`
+    Forwarded,
+    /// `X-Forwarded-For`
+    ForwardedFor,
+    /// `X-Forwarded-Host`
+    ForwardedHost,
+    /// `X-Forwarded-Proto`
+    ForwardedProto,
+    /// `X-Forwarded-Port`
+    ForwardedPort,
+    /// `X-Real-IP` and any other `X-Forwarded-*`: believed from a trusted peer only.
+    ForwardedOther,
+}
+
+const FORWARDED_PREFIX: &[u8] = b"x-forwarded-";
+
+impl Field {
+    /// The field of a name in any case.
+    pub(super) fn of(name: &[u8]) -> Field {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        let any = |known: &[&[u8]]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
+        match name.len() {
+            2 if is(b"te") => Field::Te,
+            3 if is(b"age") => Field::Protected,
+            4 if is(b"host") => Field::Host,
+            4 if is(b"date") => Field::Date,
+            4 if is(b"vary") => Field::Protected,
+            5 if is(b"range") => Field::Protected,
+            6 if is(b"expect") => Field::Expect,
+            6 if is(b"cookie") => Field::Protected,
+            7 if is(b"upgrade") => Field::Upgrade,
+            7 if any(&[b"trailer", b"expires", b"warning"]) => Field::Protected,
+            8 if any(&[b"location", b"if-match", b"if-range"]) => Field::Protected,
+            9 if is(b"forwarded") => Field::Forwarded,
+            9 if is(b"x-real-ip") => Field::ForwardedOther,
+            10 if is(b"connection") => Field::Connection,
+            10 if is(b"keep-alive") => Field::Hop,
+            10 if is(b"set-cookie") => Field::Protected,
+            11 if is(b"retry-after") => Field::Protected,
+            12 if is(b"x-request-id") => Field::RequestId,
+            12 if is(b"max-forwards") => Field::MaxForwards,
+            12 if is(b"content-type") => Field::Protected,
+            13 if any(&[
+                b"authorization",
+                b"cache-control",
+                b"content-range",
+                b"if-none-match",
+            ]) =>
+            {
+                Field::Protected
+            }
+            14 if is(b"content-length") => Field::ContentLength,
+            14 if is(b"http2-settings") => Field::Hop,
+            15 if is(b"x-forwarded-for") => Field::ForwardedFor,
+            16 if is(b"proxy-connection") => Field::Hop,
+            16 if any(&[b"content-encoding", b"www-authenticate"]) => Field::Protected,
+            16 if is(b"x-forwarded-host") => Field::ForwardedHost,
+            16 if is(b"x-forwarded-port") => Field::ForwardedPort,
+            17 if is(b"transfer-encoding") => Field::TransferEncoding,
+            17 if is(b"x-forwarded-proto") => Field::ForwardedProto,
+            17 if is(b"if-modified-since") => Field::Protected,
+            18 if is(b"proxy-authenticate") => Field::Hop,
+            19 if is(b"proxy-authorization") => Field::Hop,
+            19 if is(b"if-unmodified-since") => Field::Protected,
+            len if len > FORWARDED_PREFIX.len()
+                && name[..FORWARDED_PREFIX.len()].eq_ignore_ascii_case(FORWARDED_PREFIX) =>
+            {
+                Field::ForwardedOther
+            }
+            _ => Field::Other,
+        }
+    }
+
+    /// A trailer of this name may be sent on.
+    pub(super) const fn may_trail(self) -> bool {
+        matches!(self, Field::Other)
+    }
+}
+
+/// A name that a CGI-like back end cannot tell from one with dashes.
+pub(super) fn is_odd_name(name: &[u8]) -> bool {
+    memchr::memchr2(b'_', b'.', name).is_some()
+}
+
+/// A byte that a token may have (RFC 9110 §5.6.2).
+pub(super) const fn is_token_byte(byte: u8) -> bool {
+    matches!(byte,
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*'
+        | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+/// A byte that a field value may have (RFC 9110 §5.5).
+pub(super) const fn is_value_byte(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// The members of a comma list, trimmed; empty ones too, so that a caller may refuse them.
+pub(super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// A number of decimal digits and nothing else (RFC 9110 §8.6 allows no sign, space or list).
+pub(super) fn decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0u64, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Appends a number in decimal; `write!` costs several times as much.
+pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    // u64::MAX has 20 digits.
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_names_are_found_in_any_case() {
+        let known: &[(&str, Field)] = &[
+            ("TE", Field::Te),
+            ("Age", Field::Protected),
+            ("Host", Field::Host),
+            ("Date", Field::Date),
+            ("Vary", Field::Protected),
+            ("Range", Field::Protected),
+            ("Expect", Field::Expect),
+            ("Cookie", Field::Protected),
+            ("Upgrade", Field::Upgrade),
+            ("Trailer", Field::Protected),
+            ("Expires", Field::Protected),
+            ("Warning", Field::Protected),
+            ("Location", Field::Protected),
+            ("If-Match", Field::Protected),
+            ("If-Range", Field::Protected),
+            ("Forwarded", Field::Forwarded),
+            ("X-Real-IP", Field::ForwardedOther),
+            ("Connection", Field::Connection),
+            ("Keep-Alive", Field::Hop),
+            ("Set-Cookie", Field::Protected),
+            ("Retry-After", Field::Protected),
+            ("X-Request-Id", Field::RequestId),
+            ("Max-Forwards", Field::MaxForwards),
+            ("Content-Type", Field::Protected),
+            ("Authorization", Field::Protected),
+            ("Cache-Control", Field::Protected),
+            ("Content-Range", Field::Protected),
+            ("If-None-Match", Field::Protected),
+            ("Content-Length", Field::ContentLength),
+            ("HTTP2-Settings", Field::Hop),
+            ("X-Forwarded-For", Field::ForwardedFor),
+            ("Proxy-Connection", Field::Hop),
+            ("Content-Encoding", Field::Protected),
+            ("WWW-Authenticate", Field::Protected),
+            ("X-Forwarded-Host", Field::ForwardedHost),
+            ("X-Forwarded-Port", Field::ForwardedPort),
+            ("Transfer-Encoding", Field::TransferEncoding),
+            ("X-Forwarded-Proto", Field::ForwardedProto),
+            ("If-Modified-Since", Field::Protected),
+            ("Proxy-Authenticate", Field::Hop),
+            ("Proxy-Authorization", Field::Hop),
+            ("If-Unmodified-Since", Field::Protected),
+            ("X-Forwarded-Prefix", Field::ForwardedOther),
+            ("X-Forwarded-", Field::Other),
+            ("Accept", Field::Other),
+            ("X-Anything", Field::Other),
+            ("", Field::Other),
+        ];
+        for (name, field) in known {
+            assert_eq!(Field::of(name.as_bytes()), *field, "{name}");
+            assert_eq!(Field::of(name.to_ascii_lowercase().as_bytes()), *field, "{name}");
+            assert_eq!(Field::of(name.to_ascii_uppercase().as_bytes()), *field, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_digits_and_nothing_else() {
+        for (text, number) in [
+            ("0", Some(0)),
+            ("007", Some(7)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("", None),
+            ("+5", None),
+            ("-1", None),
+            ("0x10", None),
+            ("5 ", None),
+            ("5,5", None),
+        ] {
+            assert_eq!(decimal(text.as_bytes()), number, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_the_standard_library_writes_it() {
+        for number in [0, 7, 10, 8080, u64::from(u16::MAX), u64::MAX] {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
+    }
+}
