@@ -1,0 +1,192 @@
+//! How services, instances and checks are written in TOML: files of services, and the tables of
+//! the main configuration. What has been read is valid; what is not says line and accepted values.
+
+mod check;
+mod value;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use portolan_discovery::model::{
+    InstanceId, NodeName, Origin, Protocol, Service, ServiceName, Weight,
+};
+use serde::Deserialize;
+
+pub use check::CheckFile;
+
+use super::{Declared, DeclaredInstance};
+
+/// Why a file of services cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}{}: {message}", .line.map(|line| format!(":{line}")).unwrap_or_default())]
+pub struct FileError {
+    /// The file's name.
+    pub file: String,
+    /// The line, where one is to blame.
+    pub line: Option<usize>,
+    /// What is wrong, with the accepted values.
+    pub message: String,
+}
+
+/// A file of the agent's folder: `[service]`, `[[instance]]` and `[[check]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawFile")]
+pub struct ServiceFile(Body);
+
+/// An entry of `[[services]]` in the main configuration, with `instances` and `checks` in it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawTable")]
+pub struct ServiceTable(Body);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Body {
+    service: Service,
+    instances: Vec<DeclaredInstance>,
+}
+
+impl ServiceFile {
+    /// Reads the text of the file `name`.
+    pub fn parse(name: &str, text: &str) -> Result<Self, FileError> {
+        toml::from_str(text).map_err(|error| FileError {
+            file: name.to_owned(),
+            line: error.span().map(|span| line_at(text, span.start)),
+            message: error.message().to_owned(),
+        })
+    }
+
+    /// What the file `name` declares.
+    pub fn declared(self, name: &str) -> Declared {
+        let Body { service, instances } = self.0;
+        Declared { service, instances, origin: Origin::File(name.to_owned()) }
+    }
+}
+
+impl ServiceTable {
+    /// The service's name.
+    pub fn name(&self) -> &ServiceName {
+        &self.0.service.name
+    }
+
+    /// What the main configuration of `node` declares.
+    pub fn declared(self, node: &NodeName) -> Declared {
+        let Body { service, instances } = self.0;
+        Declared { service, instances, origin: Origin::Config(node.clone()) }
+    }
+}
+
+fn line_at(text: &str, at: usize) -> usize {
+    1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    service: RawService,
+    #[serde(default)]
+    instance: Vec<InstanceFile>,
+    #[serde(default)]
+    check: Vec<CheckFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawService {
+    name: ServiceName,
+    #[serde(default)]
+    protocol: Protocol,
+    #[serde(default = "yes")]
+    keep_alive: bool,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTable {
+    name: ServiceName,
+    #[serde(default)]
+    protocol: Protocol,
+    #[serde(default = "yes")]
+    keep_alive: bool,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    instances: Vec<InstanceFile>,
+    #[serde(default)]
+    checks: Vec<CheckFile>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One instance as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceFile {
+    id: Option<InstanceId>,
+    #[serde(deserialize_with = "value::addr")]
+    addr: SocketAddr,
+    #[serde(default)]
+    weight: Weight,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// A declaration that does not fit together.
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error("two instances of {service} have the id {id}: give each its own id or address")]
+    SameId { service: ServiceName, id: InstanceId },
+}
+
+fn body(
+    service: Service,
+    instances: Vec<InstanceFile>,
+    checks: Vec<CheckFile>,
+) -> Result<Body, BodyError> {
+    let mut ids = BTreeSet::new();
+    let checks: Vec<_> = checks.into_iter().map(|check| check.0).collect();
+    let mut all = Vec::new();
+    for InstanceFile { id, addr, weight, labels } in instances {
+        let id = id.unwrap_or_else(|| id_of(addr));
+        if !ids.insert(id.clone()) {
+            return Err(BodyError::SameId { service: service.name, id });
+        }
+        all.push(DeclaredInstance { id, addr, weight, checks: checks.clone(), labels });
+    }
+    Ok(Body { service, instances: all })
+}
+
+/// The id of an instance without one: its address as a label, such as `127-0-0-1-8080`.
+pub fn id_of(addr: SocketAddr) -> InstanceId {
+    let segments: Vec<String> = match addr.ip() {
+        std::net::IpAddr::V4(ip) => ip.octets().map(|octet| octet.to_string()).into(),
+        std::net::IpAddr::V6(ip) => ip.segments().map(|segment| format!("{segment:x}")).into(),
+    };
+    InstanceId::parse(&format!("{}-{}", segments.join("-"), addr.port()))
+        .expect("digits, letters to f and hyphens between them, at most 45")
+}
+
+impl TryFrom<RawFile> for ServiceFile {
+    type Error = BodyError;
+
+    fn try_from(raw: RawFile) -> Result<Self, BodyError> {
+        let RawService { name, protocol, keep_alive, labels } = raw.service;
+        let service = Service { name, protocol, keep_alive, labels };
+        body(service, raw.instance, raw.check).map(Self)
+    }
+}
+
+impl TryFrom<RawTable> for ServiceTable {
+    type Error = BodyError;
+
+    fn try_from(raw: RawTable) -> Result<Self, BodyError> {
+        let RawTable { name, protocol, keep_alive, labels, instances, checks } = raw;
+        let service = Service { name, protocol, keep_alive, labels };
+        body(service, instances, checks).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

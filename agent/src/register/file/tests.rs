@@ -1,0 +1,189 @@
+//! What is read, and the texts of what is refused.
+
+use std::time::Duration;
+
+use portolan_discovery::model::{CheckKind, StatusRange};
+use proptest::prelude::*;
+
+use super::*;
+
+const PG: &str = r#"
+[service]
+name = "pg"
+protocol = "tcp"
+labels = { team = "store" }
+
+[[instance]]
+id = "a"
+addr = "127.0.0.1:5432"
+weight = 7
+
+[[instance]]
+addr = "[::1]:5433"
+
+[[check]]
+kind = "tcp"
+every = "500ms"
+timeout = "1s"
+rise = 1
+fall = 2
+start_period = "1m"
+"#;
+
+#[test]
+fn a_file_declares_a_service_its_instances_and_checks() {
+    let declared = ServiceFile::parse("pg.toml", PG).unwrap().declared("pg.toml");
+    assert_eq!(declared.origin, Origin::File("pg.toml".to_owned()));
+    assert_eq!(declared.service.protocol, Protocol::Tcp);
+    assert!(declared.service.keep_alive);
+    assert_eq!(declared.service.labels["team"], "store");
+    let ids: Vec<_> = declared.instances.iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(ids, ["a", "0-0-0-0-0-0-0-1-5433"]);
+    assert_eq!(declared.instances[0].weight.0.get(), 7);
+    assert_eq!(declared.instances[1].weight, Weight::DEFAULT);
+    let check = &declared.instances[1].checks[0];
+    assert_eq!((check.rise.get(), check.fall.get()), (1, 2));
+    assert_eq!(check.every, Duration::from_millis(500));
+    assert_eq!(check.start_period, Duration::from_secs(60));
+}
+
+#[derive(Debug, Deserialize)]
+struct Main {
+    services: Vec<ServiceTable>,
+}
+
+#[test]
+fn the_main_configuration_has_the_same_in_one_table() {
+    let text = r#"
+        [[services]]
+        name = "web"
+        keep_alive = false
+        instances = [{ addr = "127.0.0.1:8080" }, { addr = "127.0.0.1:8081", weight = 1 }]
+        checks = [{ kind = "https", path = "/health", status = [200, "300-399"], verify = false }]
+    "#;
+    let node = NodeName::parse("n1").unwrap();
+    let main: Main = toml::from_str(text).unwrap();
+    let declared = main.services[0].clone().declared(&node);
+    assert_eq!(declared.origin, Origin::Config(node));
+    assert!(!declared.service.keep_alive);
+    assert_eq!(declared.instances[0].id.as_str(), "127-0-0-1-8080");
+    let CheckKind::Http(http) = &declared.instances[0].checks[0].kind else { panic!("no http") };
+    assert!(http.tls && !http.verify);
+    assert_eq!(
+        http.status,
+        [StatusRange { first: 200, last: 200 }, StatusRange { first: 300, last: 399 }]
+    );
+}
+
+/// The error of a file that is a good one with `extra` as its last lines, from line 3 on.
+fn error(extra: &str) -> String {
+    let text = format!("[service]\nname = \"web\"\n{extra}");
+    ServiceFile::parse("web.toml", &text).unwrap_err().to_string()
+}
+
+#[test]
+fn a_bad_file_is_refused_with_the_line_and_the_accepted_values() {
+    for (extra, expected) in [
+        ("protocol = \"udp\"", "web.toml:3: unknown variant `udp`, expected `http` or `tcp`"),
+        (
+            "protokoll = \"tcp\"",
+            "web.toml:3: unknown field `protokoll`, expected one of `name`, `protocol`, \
+             `keep_alive`, `labels`",
+        ),
+        (
+            "[[instance]]\naddr = \"127.0.0.1\"",
+            "web.toml:4: invalid value: string \"127.0.0.1\", expected an address with its port \
+             such as \"127.0.0.1:8080\" or \"[::1]:8080\"",
+        ),
+        (
+            "[[instance]]\naddr = \"127.0.0.1:80\"\nweight = 0",
+            "web.toml:5: invalid value: integer `0`, expected a nonzero u16",
+        ),
+        (
+            "[[instance]]\nid = \"A\"\naddr = \"127.0.0.1:80\"",
+            "web.toml:4: \"A\" has the character 'A': names are lower-case letters, digits and '-'",
+        ),
+        (
+            "\n[[check]]\nkind = \"ftp\"",
+            "web.toml:5: unknown variant `ftp`, expected one of `http`, `https`, `tcp`, `exec`",
+        ),
+        (
+            "\n[[check]]\nkind = \"tcp\"\nevery = \"soon\"",
+            "web.toml:6: invalid value: string \"soon\", expected a duration such as \"500ms\", \
+             \"5s\" or \"2m\"",
+        ),
+        (
+            "\n[[check]]\nkind = \"tcp\"\nevery = \"1ms\"",
+            "web.toml:4: every is 1ms: expected 10ms to 1day",
+        ),
+        (
+            "\n[[check]]\nkind = \"tcp\"\npath = \"/\"",
+            "web.toml:4: a check of kind \"tcp\" has no path: that is for \"http\" and \"https\"",
+        ),
+        (
+            "\n[[check]]\nkind = \"http\"\nverify = false",
+            "web.toml:4: a check of kind \"http\" has no verify: that is for \"https\"",
+        ),
+        (
+            "\n[[check]]\nkind = \"exec\"",
+            "web.toml:4: a check of kind \"exec\" needs a command such as [\"/usr/bin/true\"]",
+        ),
+        (
+            "\n[[check]]\nkind = \"http\"\npath = \"health\"",
+            "web.toml:4: path is \"health\": expected a path such as \"/health\" or \
+             \"/health?deep=1\"",
+        ),
+        (
+            "\n[[check]]\nkind = \"http\"\nstatus = [\"2xx\"]",
+            "web.toml:6: invalid value: string \"2xx\", expected a status such as 200 or a range \
+             such as \"200-299\"",
+        ),
+    ] {
+        assert_eq!(error(extra), expected, "after {extra}");
+    }
+}
+
+#[test]
+fn two_instances_need_two_ids() {
+    let extra = "[[instance]]\naddr = \"127.0.0.1:80\"\n[[instance]]\naddr = \"127.0.0.1:80\"";
+    assert!(error(extra).ends_with(
+        "two instances of web have the id 127-0-0-1-80: give each its own id or address"
+    ));
+}
+
+#[test]
+fn a_file_without_a_service_is_refused() {
+    let error = ServiceFile::parse("empty.toml", "").unwrap_err();
+    assert!(error.message.contains("missing field `service`"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "\\PC{0,200}") {
+        let _ = ServiceFile::parse("x.toml", &text);
+    }
+
+    #[test]
+    fn no_change_of_a_good_file_makes_the_reader_panic(
+        at in 0..PG.len(),
+        text in "[\\[\\]a-z0-9=\"\\-.:\n ]{0,8}",
+    ) {
+        let changed = format!("{}{text}{}", &PG[..at], &PG[at..]);
+        if let Err(error) = ServiceFile::parse("x.toml", &changed) {
+            prop_assert!(!error.message.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read(port in 1u16.., weight in 1u16.., every_ms in 10u64..86_400_000) {
+        let text = format!(
+            "[service]\nname = \"web\"\n[[instance]]\naddr = \"127.0.0.1:{port}\"\n\
+             weight = {weight}\n[[check]]\nkind = \"tcp\"\nevery = \"{every_ms}ms\""
+        );
+        let declared = ServiceFile::parse("x.toml", &text).unwrap().declared("x.toml");
+        let one = &declared.instances[0];
+        prop_assert_eq!(one.addr.port(), port);
+        prop_assert_eq!(one.weight.0.get(), weight);
+        prop_assert_eq!(one.checks[0].every, Duration::from_millis(every_ms));
+    }
+}

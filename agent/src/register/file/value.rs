@@ -1,0 +1,77 @@
+//! Single values as people write them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use portolan_discovery::model::StatusRange;
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// An address with a port that is not 0.
+pub(super) fn addr<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    const EXPECTED: &str = "an address with its port such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
+    let text = String::deserialize(from)?;
+    match text.parse::<SocketAddr>() {
+        Ok(addr) if addr.port() != 0 => Ok(addr),
+        _ => Err(Error::invalid_value(Unexpected::Str(&text), &EXPECTED)),
+    }
+}
+
+/// A duration such as `500ms`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "a duration such as \"500ms\", \"5s\" or \"2m\"";
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text)
+            .map(Self)
+            .map_err(|_| Error::invalid_value(Unexpected::Str(&text), &EXPECTED))
+    }
+}
+
+/// A status or a range of them: `200` or `"200-299"`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Status(pub(super) StatusRange);
+
+/// RFC 9110 §15: three digits, the first 1 to 5; later ones are seen in the wild.
+const STATUSES: std::ops::RangeInclusive<u16> = 100..=999;
+
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(StatusVisitor)
+    }
+}
+
+struct StatusVisitor;
+
+impl Visitor<'_> for StatusVisitor {
+    type Value = Status;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a status such as 200 or a range such as \"200-299\"")
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Status, E> {
+        match u16::try_from(number) {
+            Ok(code) if STATUSES.contains(&code) => {
+                Ok(Status(StatusRange { first: code, last: code }))
+            }
+            _ => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Status, E> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.trim().parse(), last.trim().parse()) {
+            (Ok(first), Ok(last))
+                if first <= last && STATUSES.contains(&first) && STATUSES.contains(&last) =>
+            {
+                Ok(Status(StatusRange { first, last }))
+            }
+            _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+}
