@@ -6,7 +6,11 @@
 
 mod declared;
 pub mod file;
+mod files;
+mod keeper;
 mod registrar;
+mod registration;
+pub(crate) mod run;
 mod wish;
 mod writer;
 
@@ -14,7 +18,10 @@ use portolan_discovery::model::{NodeName, Origin};
 use portolan_discovery::store::StoreError;
 
 pub use declared::{Clash, Declared, DeclaredInstance};
+pub use files::{FILE_BYTES_MAX, FILES_MAX, Files, Found, Unknown};
+pub use keeper::Parts;
 pub use registrar::Registrar;
+pub use registration::Registration;
 pub use writer::Written;
 
 /// Why a record is not in the store as it was wanted.

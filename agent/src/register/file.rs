@@ -7,9 +7,7 @@ mod value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use portolan_discovery::model::{
-    InstanceId, NodeName, Origin, Protocol, Service, ServiceName, Weight,
-};
+use portolan_discovery::model::{InstanceId, Origin, Protocol, Service, ServiceName, Weight};
 use serde::Deserialize;
 
 pub use check::CheckFile;
@@ -31,12 +29,12 @@ pub struct FileError {
 /// A file of the agent's folder: `[service]`, `[[instance]]` and `[[check]]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawFile")]
-pub struct ServiceFile(Body);
+pub struct FolderFile(Body);
 
-/// An entry of `[[services]]` in the main configuration, with `instances` and `checks` in it.
+/// A service of `[[services]]` in the main configuration, with `instances` and `checks` in it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawTable")]
-pub struct ServiceTable(Body);
+pub struct ServiceFile(Body);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Body {
@@ -44,7 +42,7 @@ struct Body {
     instances: Vec<DeclaredInstance>,
 }
 
-impl ServiceFile {
+impl FolderFile {
     /// Reads the text of the file `name`.
     pub fn parse(name: &str, text: &str) -> Result<Self, FileError> {
         toml::from_str(text).map_err(|error| FileError {
@@ -56,21 +54,25 @@ impl ServiceFile {
 
     /// What the file `name` declares.
     pub fn declared(self, name: &str) -> Declared {
-        let Body { service, instances } = self.0;
-        Declared { service, instances, origin: Origin::File(name.to_owned()) }
+        self.0.declared(Origin::File(name.to_owned()))
     }
 }
 
-impl ServiceTable {
+impl ServiceFile {
     /// The service's name.
     pub fn name(&self) -> &ServiceName {
         &self.0.service.name
     }
 
-    /// What the main configuration of `node` declares.
-    pub fn declared(self, node: &NodeName) -> Declared {
-        let Body { service, instances } = self.0;
-        Declared { service, instances, origin: Origin::Config(node.clone()) }
+    /// What `origin` declares by it.
+    pub fn declared(self, origin: Origin) -> Declared {
+        self.0.declared(origin)
+    }
+}
+
+impl Body {
+    fn declared(self, origin: Origin) -> Declared {
+        Declared { service: self.service, instances: self.instances, origin }
     }
 }
 
@@ -168,7 +170,7 @@ pub fn id_of(addr: SocketAddr) -> InstanceId {
         .expect("digits, letters to f and hyphens between them, at most 45")
 }
 
-impl TryFrom<RawFile> for ServiceFile {
+impl TryFrom<RawFile> for FolderFile {
     type Error = BodyError;
 
     fn try_from(raw: RawFile) -> Result<Self, BodyError> {
@@ -178,7 +180,7 @@ impl TryFrom<RawFile> for ServiceFile {
     }
 }
 
-impl TryFrom<RawTable> for ServiceTable {
+impl TryFrom<RawTable> for ServiceFile {
     type Error = BodyError;
 
     fn try_from(raw: RawTable) -> Result<Self, BodyError> {

@@ -101,6 +101,11 @@ impl Written {
         Self { key, number: 0, progress: None }
     }
 
+    /// The same wish for another to wait for.
+    pub(super) fn again(&self) -> Self {
+        Self { key: self.key.clone(), number: self.number, progress: self.progress.clone() }
+    }
+
     /// Waits, through outages, until this wish or a newer one of the same record is stored.
     pub async fn stored(self) -> Result<Revision, RegisterError> {
         let Some(mut progress) = self.progress else {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portolan_discovery::model::{CheckKind, StatusRange};
+use portolan_discovery::model::{CheckKind, NodeName, StatusRange};
 use proptest::prelude::*;
 
 use super::*;
@@ -32,7 +32,7 @@ start_period = "1m"
 
 #[test]
 fn a_file_declares_a_service_its_instances_and_checks() {
-    let declared = ServiceFile::parse("pg.toml", PG).unwrap().declared("pg.toml");
+    let declared = FolderFile::parse("pg.toml", PG).unwrap().declared("pg.toml");
     assert_eq!(declared.origin, Origin::File("pg.toml".to_owned()));
     assert_eq!(declared.service.protocol, Protocol::Tcp);
     assert!(declared.service.keep_alive);
@@ -49,7 +49,7 @@ fn a_file_declares_a_service_its_instances_and_checks() {
 
 #[derive(Debug, Deserialize)]
 struct Main {
-    services: Vec<ServiceTable>,
+    services: Vec<ServiceFile>,
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn the_main_configuration_has_the_same_in_one_table() {
     "#;
     let node = NodeName::parse("n1").unwrap();
     let main: Main = toml::from_str(text).unwrap();
-    let declared = main.services[0].clone().declared(&node);
+    let declared = main.services[0].clone().declared(Origin::Config(node.clone()));
     assert_eq!(declared.origin, Origin::Config(node));
     assert!(!declared.service.keep_alive);
     assert_eq!(declared.instances[0].id.as_str(), "127-0-0-1-8080");
@@ -78,7 +78,7 @@ fn the_main_configuration_has_the_same_in_one_table() {
 /// The error of a file that is a good one with `extra` as its last lines, from line 3 on.
 fn error(extra: &str) -> String {
     let text = format!("[service]\nname = \"web\"\n{extra}");
-    ServiceFile::parse("web.toml", &text).unwrap_err().to_string()
+    FolderFile::parse("web.toml", &text).unwrap_err().to_string()
 }
 
 #[test]
@@ -153,14 +153,14 @@ fn two_instances_need_two_ids() {
 
 #[test]
 fn a_file_without_a_service_is_refused() {
-    let error = ServiceFile::parse("empty.toml", "").unwrap_err();
+    let error = FolderFile::parse("empty.toml", "").unwrap_err();
     assert!(error.message.contains("missing field `service`"), "{error}");
 }
 
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "\\PC{0,200}") {
-        let _ = ServiceFile::parse("x.toml", &text);
+        let _ = FolderFile::parse("x.toml", &text);
     }
 
     #[test]
@@ -169,7 +169,7 @@ proptest! {
         text in "[\\[\\]a-z0-9=\"\\-.:\n ]{0,8}",
     ) {
         let changed = format!("{}{text}{}", &PG[..at], &PG[at..]);
-        if let Err(error) = ServiceFile::parse("x.toml", &changed) {
+        if let Err(error) = FolderFile::parse("x.toml", &changed) {
             prop_assert!(!error.message.is_empty());
         }
     }
@@ -180,7 +180,7 @@ proptest! {
             "[service]\nname = \"web\"\n[[instance]]\naddr = \"127.0.0.1:{port}\"\n\
              weight = {weight}\n[[check]]\nkind = \"tcp\"\nevery = \"{every_ms}ms\""
         );
-        let declared = ServiceFile::parse("x.toml", &text).unwrap().declared("x.toml");
+        let declared = FolderFile::parse("x.toml", &text).unwrap().declared("x.toml");
         let one = &declared.instances[0];
         prop_assert_eq!(one.addr.port(), port);
         prop_assert_eq!(one.weight.0.get(), weight);
