@@ -23,8 +23,8 @@ use crate::check::run::Checks;
 use crate::metrics::Metrics;
 use crate::register::{Declared, Parts, Registrar};
 
-/// The longest wait for the store at the end; what is still open then is in the next start's
-/// way of things.
+/// The longest wait for the store at the end; what is still open then is found out again at the
+/// next start.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the agent of a node is to do.

@@ -2,7 +2,6 @@
 //! changed in place, vanished ones are removed. Never deregisters to register again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use portolan_discovery::model::key::DATA;
 use portolan_discovery::model::record::decode;
@@ -122,11 +121,6 @@ impl Registration {
         self.parts.registrar.compare_all();
     }
 
-    /// Waits until the store has what is wanted of the services.
-    pub async fn stop(&self, longest: Duration) {
-        self.services.stop(longest).await;
-    }
-
     async fn remove_leftovers(&mut self, unknown: &Unknown) -> Result<(), StoreError> {
         let (kvs, _) = call(self.parts.registrar.store().snapshot(DATA)).await?;
         for record in kvs.iter().filter_map(instance_of) {
@@ -161,6 +155,12 @@ impl Registration {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.services.give_up();
     }
 }
 

@@ -211,6 +211,11 @@ impl<W: Wish> Writer<W> {
         if timeout(longest, all).await.is_err() {
             tracing::warn!("the store did not take the last writes in time");
         }
+        self.give_up();
+    }
+
+    /// Gives up what waits for the store.
+    pub(super) fn give_up(&self) {
         self.shared.stop.cancel();
     }
 }
