@@ -40,3 +40,6 @@ pub use reply::{CONTINUE, Client, Reply, write_error, write_reply};
 pub use request::{Request, RequestFacts, parse_request};
 pub use response::{Phase, Response, ResponseFacts, parse_response};
 pub use target::TargetForm;
+
+#[cfg(test)]
+mod properties;

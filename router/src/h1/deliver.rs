@@ -178,3 +178,6 @@ pub(super) fn persistence(version: Version, keep_alive: bool) -> &'static [u8] {
         (Version::V11, true) => b"",
     }
 }
+
+#[cfg(test)]
+mod tests;

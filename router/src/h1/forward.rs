@@ -210,3 +210,6 @@ fn note(mark: &mut bool, believed: bool) -> bool {
     *mark |= believed;
     believed
 }
+
+#[cfg(test)]
+mod tests;

@@ -293,6 +293,8 @@ mod tests {
     fn white_space_and_folds_become_one_space() {
         let head = b"HTTP/1.1 200 OK\r\nA:1\r\nB :  2\t \r\nC: x \r\n \t y\r\n\tz\r\nD:\r\n\r\n";
         assert_eq!(copied(head), "HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nC: x y z\r\nD: \r\n");
+        let head = b"HTTP/1.1 200 OK\r\nA: 1 \nB: 2\nC: \n\n";
+        assert_eq!(copied(head), "HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nC: \r\n");
     }
 
     #[test]

@@ -340,3 +340,6 @@ impl<'a> Request<'a> {
         lines.map(move |line| (line.name(head), line.value(head)))
     }
 }
+
+#[cfg(test)]
+mod tests;

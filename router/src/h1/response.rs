@@ -246,3 +246,6 @@ impl<'a> Response<'a> {
         lines.map(move |line| (line.name(head), line.value(head)))
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,6 +1,7 @@
 //! Request targets, hosts and paths: what a request asks for, in the form that routes are matched on.
 //! Knows nothing of routes; it must never give two spellings of one resource two results.
 
+use super::field::decimal;
 use super::method::Method;
 use super::reason::Reason;
 use std::fmt::Write;
@@ -36,8 +37,8 @@ impl<'a> Target<'a> {
         }
         if method == Method::Connect {
             let port = split_host(target).and_then(|(_, port)| port);
-            let named = port.is_some_and(|port| !port.is_empty());
-            return Err(if named { Reason::ConnectRefused } else { Reason::BadTarget });
+            let valid = port.and_then(|port| decimal(port.as_bytes())).is_some();
+            return Err(if valid { Reason::ConnectRefused } else { Reason::BadTarget });
         }
         if target.starts_with('/') {
             let (path, query) = split_query(target);

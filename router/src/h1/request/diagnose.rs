@@ -45,10 +45,12 @@ fn has_lone_cr(window: &[u8]) -> bool {
 
 fn diagnose_version(window: &[u8]) -> Reason {
     let line = lines(window).next().unwrap_or_default();
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    let version = words.next().unwrap_or_default();
     match version.strip_prefix(b"HTTP/") {
-        Some([b'0'..=b'9']) => Reason::UnsupportedVersion,
-        Some([b'0'..=b'9', b'.', b'0'..=b'9']) => Reason::UnsupportedVersion,
+        Some([b'0'..=b'9'] | [b'0'..=b'9', b'.', b'0'..=b'9']) if words.next().is_none() => {
+            Reason::UnsupportedVersion
+        }
         _ => Reason::BadRequestLine,
     }
 }
