@@ -1,0 +1,174 @@
+//! The configuration as it stands in the file: names, defaults and forms, nothing more.
+//! Unknown keys are errors. `reference.rs` has a row for each key.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use portolan_agent::register::file::{CheckFile, ServiceFile};
+use portolan_discovery::model::{
+    AppName, HostPattern, ListenerName, NodeName, PathPattern, ProcessName, Protocol, RouteName,
+    ServiceName, Weight,
+};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::value::{Cores, Ports, Size, Span};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) node: NodeFile,
+    #[serde(default)]
+    pub(super) store: StoreFile,
+    #[serde(default)]
+    pub(super) admin: AdminFile,
+    #[serde(default)]
+    pub(super) router: RouterFile,
+    #[serde(default)]
+    pub(super) listeners: Vec<Spanned<ListenerFile>>,
+    pub(super) dns: Option<Spanned<DnsFile>>,
+    #[serde(default)]
+    pub(super) agent: AgentFile,
+    #[serde(default)]
+    pub(super) services: Vec<Spanned<ServiceFile>>,
+    #[serde(default)]
+    pub(super) routes: Vec<Spanned<RouteFile>>,
+    #[serde(default)]
+    pub(super) apps: Vec<Spanned<AppFile>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeFile {
+    pub(super) name: Option<NodeName>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) zone: Option<String>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) cpu: Option<Cores>,
+    pub(super) memory: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StoreFile {
+    pub(super) path: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminFile {
+    pub(super) bind: Option<Spanned<SocketAddr>>,
+    pub(super) token_file: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouterFile {
+    pub(super) workers: Option<Spanned<usize>>,
+    pub(super) connect_timeout: Option<Span>,
+    pub(super) header_timeout: Option<Span>,
+    pub(super) body_idle_timeout: Option<Span>,
+    pub(super) keep_alive_timeout: Option<Span>,
+    pub(super) first_byte_timeout: Option<Span>,
+    pub(super) upstream_idle_timeout: Option<Span>,
+    pub(super) tunnel_idle_timeout: Option<Span>,
+    pub(super) tcp_idle_timeout: Option<Span>,
+    pub(super) drain_timeout: Option<Span>,
+    pub(super) header_bytes_max: Option<Size>,
+    pub(super) headers_max: Option<usize>,
+    pub(super) target_bytes_max: Option<Size>,
+    pub(super) retries_max: Option<u8>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenerFile {
+    pub(super) name: Spanned<ListenerName>,
+    pub(super) bind: Spanned<SocketAddr>,
+    #[serde(default)]
+    pub(super) protocol: Protocol,
+    #[serde(default)]
+    pub(super) trusted: Vec<IpNet>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DnsFile {
+    pub(super) bind: Spanned<Vec<SocketAddr>>,
+    pub(super) zone: Option<Spanned<String>>,
+    pub(super) proxy_addresses: Option<Vec<IpAddr>>,
+    pub(super) upstreams: Option<Spanned<Vec<SocketAddr>>>,
+    pub(super) resolv_conf: Option<PathBuf>,
+    pub(super) allow: Option<Vec<IpNet>>,
+    pub(super) cache_bytes_max: Option<Size>,
+    pub(super) workers: Option<Spanned<usize>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AgentFile {
+    pub(super) services_dir: Option<Spanned<PathBuf>>,
+    pub(super) ports: Option<Ports>,
+    pub(super) run_jobs: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendFile {
+    pub(super) service: ServiceName,
+    #[serde(default)]
+    pub(super) weight: Weight,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteFile {
+    pub(super) name: Option<RouteName>,
+    pub(super) listener: Option<Spanned<ListenerName>>,
+    pub(super) host: Option<HostPattern>,
+    pub(super) path: Option<PathPattern>,
+    pub(super) service: Option<ServiceName>,
+    pub(super) backends: Option<Vec<BackendFile>>,
+    pub(super) first_byte_timeout: Option<Span>,
+    pub(super) request_timeout: Option<Span>,
+    pub(super) idle_timeout: Option<Span>,
+    pub(super) body_max: Option<Size>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AppFile {
+    pub(super) name: AppName,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) progress_deadline: Option<Span>,
+    pub(super) processes: BTreeMap<ProcessName, ProcessFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProcessFile {
+    pub(super) command: Vec<String>,
+    #[serde(default = "one")]
+    pub(super) instances: u32,
+    pub(super) service: Option<ServiceName>,
+    pub(super) port: Option<u16>,
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) dir: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) checks: Vec<CheckFile>,
+    pub(super) cpu: Option<Cores>,
+    pub(super) memory: Option<Size>,
+    pub(super) drain_timeout: Option<Span>,
+    pub(super) kill_timeout: Option<Span>,
+}
+
+fn one() -> u32 {
+    1
+}

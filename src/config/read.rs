@@ -1,0 +1,540 @@
+//! From the file's sections to a [`Config`]: defaults, references and clashes.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use portolan_agent::register::Declared;
+use portolan_agent::register::file::ServiceFile;
+use portolan_discovery::model::{
+    Backend, HostPattern, HttpRule, JobSpec, ListenerName, NodeName, Origin, PathPattern,
+    PortRange, ProcessName, Protocol, Resources, Route, RouteName, RouteTimeouts, Rule, Weight,
+};
+use portolan_dns::ZoneName;
+use toml::Spanned;
+
+use super::error::{ConfigError, Source};
+use super::file::{
+    AdminFile, AppFile, DnsFile, File, ListenerFile, NodeFile, ProcessFile, RouteFile, RouterFile,
+};
+use super::value::{Size, Span};
+use super::{
+    ADMIN_BIND, AdminConfig, AgentSettings, AppDeclaration, Config, DATA_DIR, DnsConfig,
+    INSTANCES_MAX, Listener, NodeConfig, PROGRESS_DEADLINE, RESOLV_CONF, RouterSettings,
+    WORKERS_MAX,
+};
+
+/// Reads sections one by one, with the place of each for errors.
+pub(super) struct Reader<'a> {
+    source: Source<'a>,
+    folder: PathBuf,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of `source`, whose relative paths start at `folder`.
+    pub(super) fn new(source: Source<'a>, folder: &Path) -> Self {
+        Self { source, folder: folder.to_owned() }
+    }
+
+    /// The whole configuration, or the first thing that is wrong with it.
+    pub(super) fn config(&self, file: File) -> Result<Config, ConfigError> {
+        let node = self.node(file.node)?;
+        let listeners = self.listeners(file.listeners)?;
+        let admin = self.admin(file.admin)?;
+        let dns = file.dns.map(|dns| self.dns(dns, node.address)).transpose()?;
+        self.no_socket_twice(&listeners, &admin, dns.as_ref())?;
+        let routes = self.routes(file.routes, &listeners, &node.name)?;
+        let services_dir = match file.agent.services_dir {
+            Some(dir) => Some(self.existing_folder(&dir)?),
+            None => None,
+        };
+        Ok(Config {
+            store_path: file
+                .store
+                .path
+                .map_or_else(|| node.data_dir.join("store.redb"), |path| self.folder.join(path)),
+            admin,
+            router: self.router(file.router)?,
+            listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
+            dns,
+            agent: AgentSettings {
+                services_dir,
+                ports: file.agent.ports.map_or(PortRange::DEFAULT, |ports| ports.0),
+                run_jobs: file.agent.run_jobs.unwrap_or(true),
+            },
+            services: self.services(file.services, &node.name)?,
+            routes,
+            apps: self.apps(file.apps)?,
+            node,
+        })
+    }
+
+    fn node(&self, file: NodeFile) -> Result<NodeConfig, ConfigError> {
+        let machine = machine();
+        Ok(NodeConfig {
+            name: match file.name {
+                Some(name) => name,
+                None => host_name()
+                    .ok_or_else(|| self.source.whole("the host name is no node name", "set node.name"))?,
+            },
+            address: file.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            zone: file.zone,
+            data_dir: self.folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR.into())),
+            capacity: Resources {
+                cpu_millis: file.cpu.map_or(machine.cpu_millis, |cores| cores.0),
+                memory_mib: file.memory.map_or(machine.memory_mib, |size| size.0 >> 20),
+            },
+        })
+    }
+
+    fn admin(&self, file: AdminFile) -> Result<AdminConfig, ConfigError> {
+        let token_file = match file.token_file {
+            Some(path) => Some(self.existing_file(&path)?),
+            None => None,
+        };
+        let bind = file.bind.as_ref().map_or(ADMIN_BIND, |bind| *bind.get_ref());
+        if let (false, None, Some(place)) = (bind.ip().is_loopback(), &token_file, &file.bind) {
+            return Err(self.source.at(
+                place.span(),
+                format!("admin.bind is {bind}, which others can reach, without admin.token_file"),
+                "set admin.token_file, or bind a loopback address such as 127.0.0.1:7070",
+            ));
+        }
+        Ok(AdminConfig { bind, token_file })
+    }
+
+    fn router(&self, file: RouterFile) -> Result<RouterSettings, ConfigError> {
+        let span = |value: Option<Span>| value.map(|span| span.0);
+        let size = |value: Option<Size>| {
+            value.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX))
+        };
+        Ok(RouterSettings {
+            workers: self.workers(file.workers, "router.workers")?,
+            connect_timeout: span(file.connect_timeout),
+            header_timeout: span(file.header_timeout),
+            body_idle_timeout: span(file.body_idle_timeout),
+            keep_alive_timeout: span(file.keep_alive_timeout),
+            first_byte_timeout: span(file.first_byte_timeout),
+            upstream_idle_timeout: span(file.upstream_idle_timeout),
+            tunnel_idle_timeout: span(file.tunnel_idle_timeout),
+            tcp_idle_timeout: span(file.tcp_idle_timeout),
+            drain_timeout: span(file.drain_timeout),
+            header_bytes_max: size(file.header_bytes_max),
+            headers_max: file.headers_max,
+            target_bytes_max: size(file.target_bytes_max),
+            retries_max: file.retries_max,
+        })
+    }
+
+    fn workers(
+        &self,
+        workers: Option<Spanned<usize>>,
+        key: &str,
+    ) -> Result<Option<usize>, ConfigError> {
+        let Some(workers) = workers else { return Ok(None) };
+        if (1..=WORKERS_MAX).contains(workers.get_ref()) {
+            return Ok(Some(workers.into_inner()));
+        }
+        Err(self.source.at(
+            workers.span(),
+            format!("{key} is {}", workers.get_ref()),
+            format!("expected 1 to {WORKERS_MAX}; leave it out for one per core"),
+        ))
+    }
+
+    fn listeners(
+        &self,
+        files: Vec<Spanned<ListenerFile>>,
+    ) -> Result<Vec<(Listener, Range<usize>)>, ConfigError> {
+        let mut listeners: Vec<(Listener, Range<usize>)> = Vec::new();
+        for file in files {
+            let file = file.into_inner();
+            if let Some((_, first)) = listeners.iter().find(|(l, _)| l.name == *file.name.get_ref())
+            {
+                return Err(self.source.at(
+                    file.name.span(),
+                    format!(
+                        "listener \"{}\" is there already, at line {}",
+                        file.name.get_ref(),
+                        self.source.line(first.start)
+                    ),
+                    "give each listener a name of its own",
+                ));
+            }
+            let place = file.bind.span();
+            listeners.push((
+                Listener {
+                    name: file.name.into_inner(),
+                    bind: file.bind.into_inner(),
+                    protocol: file.protocol,
+                    trusted: file.trusted,
+                },
+                place,
+            ));
+        }
+        Ok(listeners)
+    }
+
+    fn dns(&self, file: Spanned<DnsFile>, node: IpAddr) -> Result<DnsConfig, ConfigError> {
+        let file = file.into_inner();
+        if file.bind.get_ref().is_empty() {
+            return Err(self.source.at(
+                file.bind.span(),
+                "dns.bind is empty".to_owned(),
+                "name at least one address, or leave [dns] out to have no resolver",
+            ));
+        }
+        if let Some(upstreams) = file.upstreams.as_ref().filter(|list| list.get_ref().is_empty()) {
+            return Err(self.source.at(
+                upstreams.span(),
+                "dns.upstreams is empty".to_owned(),
+                "name at least one resolver, or leave the key out to use resolv_conf",
+            ));
+        }
+        let zone = match file.zone {
+            None => ZoneName::default(),
+            Some(zone) => ZoneName::parse(zone.get_ref()).map_err(|error| {
+                self.source.at(
+                    zone.span(),
+                    format!("dns.zone: {error}"),
+                    "expected names joined by dots, such as cluster.internal",
+                )
+            })?,
+        };
+        Ok(DnsConfig {
+            bind: file.bind.into_inner(),
+            zone,
+            proxy_addresses: file.proxy_addresses.unwrap_or_else(|| vec![node]),
+            upstreams: file.upstreams.map(Spanned::into_inner),
+            resolv_conf: file.resolv_conf.unwrap_or_else(|| RESOLV_CONF.into()),
+            allow: file.allow,
+            cache_bytes_max: file
+                .cache_bytes_max
+                .map(|size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+            workers: self.workers(file.workers, "dns.workers")?,
+        })
+    }
+
+    fn no_socket_twice(
+        &self,
+        listeners: &[(Listener, Range<usize>)],
+        admin: &AdminConfig,
+        dns: Option<&DnsConfig>,
+    ) -> Result<(), ConfigError> {
+        let mut taken: Vec<(SocketAddr, String)> = vec![(admin.bind, "admin.bind".to_owned())];
+        let dns_binds = dns.into_iter().flat_map(|dns| &dns.bind);
+        taken.extend(dns_binds.map(|bind| (*bind, "dns.bind".to_owned())));
+        for (listener, place) in listeners {
+            if let Some((_, other)) = taken.iter().find(|(bind, _)| clash(*bind, listener.bind)) {
+                return Err(self.source.at(
+                    place.clone(),
+                    format!(
+                        "listener \"{}\" and {other} both bind {}",
+                        listener.name, listener.bind
+                    ),
+                    "give each a port of its own",
+                ));
+            }
+            taken.push((listener.bind, format!("listener \"{}\"", listener.name)));
+        }
+        Ok(())
+    }
+
+    fn services(
+        &self,
+        files: Vec<Spanned<ServiceFile>>,
+        node: &NodeName,
+    ) -> Result<Vec<Declared>, ConfigError> {
+        let mut services: Vec<(Declared, usize)> = Vec::new();
+        for file in files {
+            let place = file.span();
+            let declared = file.into_inner().declared(Origin::Config(node.clone()));
+            if let Some((_, first)) =
+                services.iter().find(|(other, _)| other.service.name == declared.service.name)
+            {
+                return Err(self.source.at(
+                    place,
+                    format!(
+                        "service \"{}\" is there already, at line {first}",
+                        declared.service.name
+                    ),
+                    "give each service a name of its own",
+                ));
+            }
+            services.push((declared, self.source.line(place.start)));
+        }
+        Ok(services.into_iter().map(|(declared, _)| declared).collect())
+    }
+
+    fn routes(
+        &self,
+        files: Vec<Spanned<RouteFile>>,
+        listeners: &[(Listener, Range<usize>)],
+        node: &NodeName,
+    ) -> Result<Vec<Route>, ConfigError> {
+        let mut routes: Vec<(Route, usize)> = Vec::new();
+        for file in files {
+            let place = file.span();
+            let route = Route {
+                origin: Origin::Config(node.clone()),
+                ..self.route(file.into_inner(), &place, listeners)?
+            };
+            let line = self.source.line(place.start);
+            for (other, first) in &routes {
+                let what = if other.name == route.name {
+                    format!("route \"{}\" is there already, at line {first}", route.name)
+                } else if other.listener == route.listener && other.rule == route.rule {
+                    format!("the route takes the same requests as the one at line {first}")
+                } else {
+                    continue;
+                };
+                return Err(self.source.at(
+                    place,
+                    what,
+                    "change its name, host, path or listener, or give one route several backends",
+                ));
+            }
+            routes.push((route, line));
+        }
+        Ok(routes.into_iter().map(|(route, _)| route).collect())
+    }
+
+    fn route(
+        &self,
+        file: RouteFile,
+        place: &Range<usize>,
+        listeners: &[(Listener, Range<usize>)],
+    ) -> Result<Route, ConfigError> {
+        let protocol = match &file.listener {
+            None => Protocol::Http,
+            Some(name) => {
+                let known = listeners.iter().find(|(listener, _)| listener.name == *name.get_ref());
+                let names: Vec<_> = listeners.iter().map(|(l, _)| l.name.as_str()).collect();
+                known.map(|(listener, _)| listener.protocol).ok_or_else(|| {
+                    self.source.at(
+                        name.span(),
+                        format!("there is no listener \"{}\"", name.get_ref()),
+                        format!("expected one of: {}", names.join(", ")),
+                    )
+                })?
+            }
+        };
+        let backends = match (file.service, file.backends) {
+            (Some(service), None) => vec![Backend { service, weight: Weight::DEFAULT }],
+            (None, Some(backends)) if !backends.is_empty() => backends
+                .into_iter()
+                .map(|backend| Backend { service: backend.service, weight: backend.weight })
+                .collect(),
+            _ => {
+                return Err(self.source.at(
+                    place.clone(),
+                    "the route does not say where it leads".to_owned(),
+                    "expected either service = \"NAME\" or backends = [{ service = \"NAME\", weight = 100 }, …]",
+                ));
+            }
+        };
+        let rule = match protocol {
+            Protocol::Http => Rule::Http(HttpRule {
+                host: file.host.unwrap_or(HostPattern::Any),
+                path: file.path.unwrap_or_else(PathPattern::all),
+            }),
+            Protocol::Tcp if file.host.is_none() && file.path.is_none() => Rule::Tcp,
+            Protocol::Tcp => {
+                return Err(self.source.at(
+                    place.clone(),
+                    "a route of a TCP listener has neither host nor path".to_owned(),
+                    "remove them, or name an HTTP listener",
+                ));
+            }
+        };
+        let listener = file.listener.map(Spanned::into_inner);
+        Ok(Route {
+            name: match file.name {
+                Some(name) => name,
+                None => route_name(listener.as_ref(), &rule),
+            },
+            listener,
+            rule,
+            backends,
+            timeouts: RouteTimeouts {
+                first_byte: file.first_byte_timeout.map(|span| span.0),
+                request: file.request_timeout.map(|span| span.0),
+                idle: file.idle_timeout.map(|span| span.0),
+            },
+            body_bytes_max: file.body_max.map(|size| size.0),
+            origin: Origin::Api,
+            created_ms: 0,
+        })
+    }
+
+    fn apps(&self, files: Vec<Spanned<AppFile>>) -> Result<Vec<AppDeclaration>, ConfigError> {
+        let mut apps: Vec<(AppDeclaration, usize)> = Vec::new();
+        for file in files {
+            let place = file.span();
+            let app = self.app(file.into_inner(), &place)?;
+            if let Some((_, first)) = apps.iter().find(|(other, _)| other.name == app.name) {
+                return Err(self.source.at(
+                    place,
+                    format!("app \"{}\" is there already, at line {first}", app.name),
+                    "give each app a name of its own",
+                ));
+            }
+            apps.push((app, self.source.line(place.start)));
+        }
+        Ok(apps.into_iter().map(|(app, _)| app).collect())
+    }
+
+    fn app(
+        &self,
+        file: AppFile,
+        place: &Range<usize>,
+    ) -> Result<AppDeclaration, ConfigError> {
+        if file.processes.is_empty() {
+            return Err(self.source.at(
+                place.clone(),
+                format!("app \"{}\" runs nothing", file.name),
+                format!("add a table [apps.processes.{}] with a command", file.name),
+            ));
+        }
+        let mut processes = BTreeMap::new();
+        for (name, process) in file.processes {
+            if process.instances > INSTANCES_MAX {
+                return Err(self.source.at(
+                    place.clone(),
+                    format!("{} instances of process \"{name}\"", process.instances),
+                    format!("expected 0 to {INSTANCES_MAX}"),
+                ));
+            }
+            let count = process.instances;
+            processes.insert(name.clone(), (self.job(process, &file.env, &name, place)?, count));
+        }
+        Ok(AppDeclaration {
+            name: file.name,
+            labels: file.labels,
+            progress_deadline: file.progress_deadline.map_or(PROGRESS_DEADLINE, |span| span.0),
+            processes,
+        })
+    }
+
+    fn job(
+        &self,
+        file: ProcessFile,
+        app_env: &BTreeMap<String, String>,
+        name: &ProcessName,
+        place: &Range<usize>,
+    ) -> Result<JobSpec, ConfigError> {
+        let wrong =
+            |what: String, hint: &str| self.source.at(place.clone(), what, hint.to_owned());
+        if file.command.first().is_none_or(String::is_empty) {
+            return Err(wrong(
+                format!("process \"{name}\" has no command"),
+                "expected command = [\"PROGRAM\", \"ARGUMENT\", …]",
+            ));
+        }
+        if file.service.is_none() && !file.checks.is_empty() {
+            return Err(wrong(
+                format!("process \"{name}\" has checks but no service"),
+                "add service = \"NAME\": checks decide whether an instance of it takes traffic",
+            ));
+        }
+        let mut env = app_env.clone();
+        env.extend(file.env);
+        Ok(JobSpec {
+            command: file.command,
+            env,
+            dir: file.dir.map(|dir| self.folder.join(dir).to_string_lossy().into_owned()),
+            service: file.service,
+            port: file.port,
+            checks: file.checks.into_iter().map(|check| check.0).collect(),
+            resources: Resources {
+                cpu_millis: file.cpu.map_or(0, |cores| cores.0),
+                memory_mib: file.memory.map_or(0, |size| size.0 >> 20),
+            },
+            drain_timeout: file.drain_timeout.map_or(JobSpec::DRAIN_TIMEOUT, |span| span.0),
+            kill_timeout: file.kill_timeout.map_or(JobSpec::KILL_TIMEOUT, |span| span.0),
+        })
+    }
+
+    fn existing_file(&self, path: &Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
+        self.existing(path, Path::is_file, "file")
+    }
+
+    fn existing_folder(&self, path: &Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
+        self.existing(path, Path::is_dir, "folder")
+    }
+
+    fn existing(
+        &self,
+        path: &Spanned<PathBuf>,
+        is_there: fn(&Path) -> bool,
+        kind: &str,
+    ) -> Result<PathBuf, ConfigError> {
+        let full = self.folder.join(path.get_ref());
+        if is_there(&full) {
+            return Ok(full);
+        }
+        Err(self.source.at(
+            path.span(),
+            format!("there is no {kind} {}", full.display()),
+            format!("create it or correct the path, which starts at the folder of this file"),
+        ))
+    }
+}
+
+/// Whether two sockets cannot be bound both. Port 0 never clashes.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() != 0
+        && a.port() == b.port()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// A name for a route that has none, the same for the same rule.
+fn route_name(listener: Option<&ListenerName>, rule: &Rule) -> RouteName {
+    let text = match rule {
+        Rule::Http(rule) => format!("{}{}", rule.host, rule.path),
+        Rule::Tcp => "tcp".to_owned(),
+    };
+    let listener = listener.map_or("", ListenerName::as_str);
+    let mut label: String = format!("{listener}-{text}")
+        .replace('*', "any")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(50)
+        .collect();
+    while label.contains("--") {
+        label = label.replace("--", "-");
+    }
+    // Different rules can give the same letters; the sum tells them apart.
+    let sum = u32::from_be_bytes(digest(&format!("{listener} {text}")));
+    let label = label.trim_matches('-');
+    let name = if label.is_empty() { format!("r-{sum:08x}") } else { format!("{label}-{sum:08x}") };
+    RouteName::parse(&name).expect("letters, digits and inner hyphens, at most 59")
+}
+
+fn digest(text: &str) -> [u8; 4] {
+    use sha2::Digest;
+    let sum = sha2::Sha256::digest(text.as_bytes());
+    [sum[0], sum[1], sum[2], sum[3]]
+}
+
+fn host_name() -> Option<NodeName> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str().ok()?;
+    let label: String = name.split('.').next()?.to_ascii_lowercase().replace('_', "-");
+    NodeName::parse(&label).ok()
+}
+
+/// What the machine has.
+fn machine() -> Resources {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let memory_kib = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+            line.trim().split(' ').next()?.parse::<u64>().ok()
+        })
+        .unwrap_or(0);
+    Resources { cpu_millis: cores as u64 * 1000, memory_mib: memory_kib >> 10 }
+}
+

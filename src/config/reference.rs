@@ -1,0 +1,143 @@
+//! The reference of the configuration: a row for each key. `portolan reference` and
+//! docs/CONFIG.md are made from it; a test holds the rows against what is read.
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The table it stands in, as TOML writes it; empty at the top.
+    pub table: &'static str,
+    /// The key.
+    pub key: &'static str,
+    /// What holds without it; `required` when nothing does.
+    pub default: &'static str,
+    /// The form of its value.
+    pub form: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+const fn row(
+    table: &'static str,
+    key: &'static str,
+    default: &'static str,
+    form: &'static str,
+    doc: &'static str,
+) -> Setting {
+    Setting { table, key, default, form, doc }
+}
+
+const DURATION: &str = "duration: \"500ms\", \"5s\", \"2m\"";
+const SIZE: &str = "size: 512, \"64KiB\", \"10MiB\"";
+const NAME: &str = "name: lower-case letters, digits, '-'";
+const ADDRESS: &str = "\"ADDRESS:PORT\"";
+const TEXTS: &str = "table of texts";
+
+/// Every key, in the order of docs/CONFIG.md.
+pub const SETTINGS: &[Setting] = &[
+    row("[node]", "name", "the host name", NAME, "The name of this machine in the cluster."),
+    row("[node]", "address", "127.0.0.1", "IP address", "The address that other nodes and instances of jobs are reached by."),
+    row("[node]", "zone", "none", "text", "The failure domain; jobs are spread over zones first."),
+    row("[node]", "data_dir", ".portolan", "path", "Where store, saved table, jobs and their logs lie."),
+    row("[node]", "cpu", "all cores", "number of cores: 0.25, 4", "What jobs may use in all."),
+    row("[node]", "memory", "all memory", SIZE, "What jobs may use in all."),
+    row("[store]", "path", "DATA_DIR/store.redb", "path", "The file of the embedded store."),
+    row("[admin]", "bind", "127.0.0.1:7070", ADDRESS, "API, metrics, /healthz and /readyz."),
+    row("[admin]", "token_file", "none", "path", "A file with the token that every call must carry as `Authorization: Bearer`, 16 characters or more. Required unless `bind` is loopback."),
+    row("[router]", "workers", "one per core", "1 to 256", "Data workers."),
+    row("[router]", "connect_timeout", "2s", DURATION, "For an instance to accept a connection; then another is tried."),
+    row("[router]", "header_timeout", "10s", DURATION, "From the first byte of a request head to its last: 408."),
+    row("[router]", "body_idle_timeout", "30s", DURATION, "Between two pieces of a request body: 408."),
+    row("[router]", "keep_alive_timeout", "75s", DURATION, "For the next request of a connection that is kept open."),
+    row("[router]", "first_byte_timeout", "60s", DURATION, "From the end of a request to the first byte of its response: 504. A route may say otherwise."),
+    row("[router]", "upstream_idle_timeout", "30s", DURATION, "How long a connection to an instance is kept for the next request."),
+    row("[router]", "tunnel_idle_timeout", "1h", DURATION, "Without a byte in either direction of an upgraded connection, such as a WebSocket."),
+    row("[router]", "tcp_idle_timeout", "10m", DURATION, "Without a byte in either direction of a TCP connection."),
+    row("[router]", "drain_timeout", "30s", DURATION, "How long requests and tunnels under way may go on when the process stops."),
+    row("[router]", "header_bytes_max", "32KiB", SIZE, "The largest message head: 431."),
+    row("[router]", "headers_max", "128", "number", "The most header fields of a message: 431."),
+    row("[router]", "target_bytes_max", "8KiB", SIZE, "The longest request target: 414."),
+    row("[router]", "retries_max", "2", "0 to 3", "How many more instances are tried when one does not accept the connection."),
+    row("[[listeners]]", "name", "required", NAME, "The name that routes and metrics use."),
+    row("[[listeners]]", "bind", "required", ADDRESS, "Where it listens; port 0 takes a free one."),
+    row("[[listeners]]", "protocol", "http", "\"http\" or \"tcp\"", "What it speaks. A TCP listener has one route, which names it."),
+    row("[[listeners]]", "trusted", "none", "list of networks: [\"10.0.0.0/8\"]", "Peers whose X-Forwarded-* fields are kept and added to; those of others are replaced."),
+    row("[dns]", "bind", "required", "list of \"ADDRESS:PORT\"", "Where the resolver listens, by UDP and TCP. Without [dns] there is no resolver."),
+    row("[dns]", "zone", "cluster.internal", "name", "The zone whose names are answered from the cluster, and never forwarded."),
+    row("[dns]", "proxy_addresses", "node.address", "list of IP addresses", "What the name of a service leads to: this node's router."),
+    row("[dns]", "upstreams", "from resolv_conf", "list of \"ADDRESS:PORT\"", "The resolvers for all other names, in order."),
+    row("[dns]", "resolv_conf", "/etc/resolv.conf", "path", "The file with the resolvers for all other names; followed as it changes."),
+    row("[dns]", "allow", "private and loopback", "list of networks", "Who may ask; others are refused."),
+    row("[dns]", "cache_bytes_max", "16MiB", SIZE, "The size of the cache of forwarded answers."),
+    row("[dns]", "workers", "one per core", "1 to 256", "Threads that answer."),
+    row("[agent]", "services_dir", "none", "path", "A folder of files, each with one service of this machine; followed as it changes."),
+    row("[agent]", "ports", "20000-29999", "\"FIRST-LAST\"", "The ports that jobs are given."),
+    row("[agent]", "run_jobs", "true", "true or false", "Whether jobs may be placed here."),
+    row("[[services]]", "name", "required", NAME, "A service that this machine registers."),
+    row("[[services]]", "protocol", "http", "\"http\" or \"tcp\"", "What it speaks."),
+    row("[[services]]", "keep_alive", "true", "true or false", "Whether connections to instances are kept for the next request."),
+    row("[[services]]", "labels", "none", TEXTS, "Free key-value pairs."),
+    row("[[services]]", "instances", "none", "list of { addr, id, weight, labels }", "Its instances here; `id` is made from `addr` by default."),
+    row("[[services]]", "checks", "none: always up", "list of checks", "All must pass for an instance to take traffic; see [checks] below."),
+    row("[[routes]]", "name", "made from the rule", NAME, "The name of the route."),
+    row("[[routes]]", "listener", "every HTTP listener", "name of a listener", "The listener that the route is bound to; a TCP route needs it."),
+    row("[[routes]]", "host", "*", "\"www.example.org\", \"*.example.org\", \"*\"", "The hosts; the most specific wins."),
+    row("[[routes]]", "path", "/", "\"/prefix\" or \"=/exact\"", "The paths, by whole segments; exact wins, then the longest."),
+    row("[[routes]]", "service", "this or backends", "name of a service", "Where it leads."),
+    row("[[routes]]", "backends", "this or service", "list of { service, weight }", "Where it leads, by shares."),
+    row("[[routes]]", "first_byte_timeout", "router's", DURATION, "As router.first_byte_timeout."),
+    row("[[routes]]", "request_timeout", "none", DURATION, "For the whole request with its retries: 504."),
+    row("[[routes]]", "idle_timeout", "router's", DURATION, "As router.tunnel_idle_timeout or router.tcp_idle_timeout."),
+    row("[[routes]]", "body_max", "none", SIZE, "The largest request body: 413."),
+    row("[[apps]]", "name", "required", NAME, "An app. It is deployed when its declaration here changes."),
+    row("[[apps]]", "labels", "none", TEXTS, "Free key-value pairs."),
+    row("[[apps]]", "env", "none", TEXTS, "Environment of all its processes."),
+    row("[[apps]]", "progress_deadline", "2m", DURATION, "A deployment that stands this long without a new healthy job is reverted."),
+    row("[apps.processes.NAME]", "command", "required", "list of texts", "The program and its arguments. $PORT and ${PORT} are replaced. PATH has the folder of portolan at its end."),
+    row("[apps.processes.NAME]", "instances", "1", "0 to 10000", "How many run."),
+    row("[apps.processes.NAME]", "service", "none", "name of a service", "The service whose instances they are."),
+    row("[apps.processes.NAME]", "port", "one of agent.ports", "1 to 65535", "A fixed port: at most one such job on a machine."),
+    row("[apps.processes.NAME]", "env", "none", TEXTS, "Environment, beside PORT and PORTOLAN_*."),
+    row("[apps.processes.NAME]", "dir", "the job's folder", "path", "The working directory."),
+    row("[apps.processes.NAME]", "checks", "none: up once started", "list of checks", "As of [[services]]."),
+    row("[apps.processes.NAME]", "cpu", "0", "number of cores: 0.25, 4", "What the scheduler sets aside."),
+    row("[apps.processes.NAME]", "memory", "0", SIZE, "What the scheduler sets aside."),
+    row("[apps.processes.NAME]", "drain_timeout", "30s", DURATION, "The longest wait for requests and tunnels under way before SIGTERM."),
+    row("[apps.processes.NAME]", "kill_timeout", "10s", DURATION, "From SIGTERM to SIGKILL."),
+    row("[checks]", "kind", "required", "\"http\", \"https\", \"tcp\" or \"exec\"", "What a probe does."),
+    row("[checks]", "every", "5s", DURATION, "From one probe to the next, with jitter."),
+    row("[checks]", "timeout", "2s", DURATION, "A probe without a result by then has failed."),
+    row("[checks]", "rise", "2", "1 to 255", "Good results in a row that bring an instance back."),
+    row("[checks]", "fall", "3", "1 to 255", "Bad results in a row that take an instance out."),
+    row("[checks]", "start_period", "10s", DURATION, "After a start, probes come fast and failures do not count."),
+    row("[checks]", "path", "/", "text", "http(s): path and query."),
+    row("[checks]", "method", "GET", "text", "http(s): the method."),
+    row("[checks]", "host", "the address", "text", "http(s): the Host field and the server name of TLS."),
+    row("[checks]", "headers", "none", TEXTS, "http(s): more header fields."),
+    row("[checks]", "status", "200 to 399", "list of codes and ranges: [200, \"300-399\"]", "http(s): the statuses that pass."),
+    row("[checks]", "body", "none", "text", "http(s): a text that the first 64 KiB of the body must have."),
+    row("[checks]", "verify", "true", "true or false", "https: whether the certificate must be valid."),
+    row("[checks]", "ca_file", "the system's", "path", "https: the authorities to trust, in PEM."),
+    row("[checks]", "command", "required for exec", "list of texts", "exec: 0 passes. PORTOLAN_CHECK_ADDR is the instance."),
+];
+
+const HEAD: &str = "# Configuration
+
+One TOML file: `portolan up FILE`, by default `portolan.toml`. Unknown keys are errors.
+`portolan check FILE` tells what is wrong, with line and accepted values. Relative paths start
+at the folder of the file. This page is what `portolan reference` prints.
+";
+
+/// The reference as Markdown.
+pub fn page() -> String {
+    let mut page = HEAD.to_owned();
+    let mut table = "";
+    for setting in SETTINGS {
+        if setting.table != table {
+            table = setting.table;
+            page.push_str(&format!("\n## {table}\n\n| key | default | form | |\n|---|---|---|---|\n"));
+        }
+        let Setting { key, default, form, doc, .. } = setting;
+        page.push_str(&format!("| `{key}` | {default} | {form} | {doc} |\n"));
+    }
+    page
+}

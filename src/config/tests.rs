@@ -1,0 +1,251 @@
+use std::path::Path;
+
+use portolan_discovery::model::{AppName, Origin, Protocol, Rule};
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("/etc/portolan/p.toml"), text)
+}
+
+/// The error of a bad configuration, as it is printed.
+fn error(text: &str) -> String {
+    parse(&format!("[node]\nname = \"n1\"\n{text}")).expect_err(text).to_string()
+}
+
+const SMALL: &str = r#"
+[node]
+name = "n1"
+
+[[listeners]]
+name = "web"
+bind = "127.0.0.1:8080"
+
+[[listeners]]
+name = "pg"
+bind = "127.0.0.1:5432"
+protocol = "tcp"
+
+[dns]
+bind = ["127.0.0.1:5353"]
+
+[[services]]
+name = "db"
+protocol = "tcp"
+instances = [{ addr = "127.0.0.1:5433" }]
+checks = [{ kind = "tcp" }]
+
+[[routes]]
+host = "Shop.Test"
+path = "/api/"
+service = "api"
+
+[[routes]]
+listener = "pg"
+service = "db"
+
+[[apps]]
+name = "shop"
+env = { A = "1", B = "1" }
+
+[apps.processes.web]
+command = ["serve", "--port", "${PORT}"]
+instances = 3
+service = "api"
+env = { B = "2" }
+checks = [{ kind = "http", path = "/health", every = "1s" }]
+cpu = 0.5
+memory = "128MiB"
+"#;
+
+#[test]
+fn a_configuration_is_read_with_its_defaults() {
+    let config = parse(SMALL).unwrap();
+    assert_eq!(config.admin.bind, ADMIN_BIND);
+    assert_eq!(config.node.data_dir, Path::new("/etc/portolan/.portolan"));
+    assert_eq!(config.store_path, Path::new("/etc/portolan/.portolan/store.redb"));
+    assert_eq!(config.listeners[1].protocol, Protocol::Tcp);
+    assert_eq!(config.dns.as_ref().unwrap().zone.as_str(), "cluster.internal");
+    assert_eq!(config.dns.as_ref().unwrap().proxy_addresses, [config.node.address]);
+    let [http, tcp] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
+    let Rule::Http(rule) = &http.rule else { panic!("{http:?}") };
+    assert_eq!((rule.host.to_string(), rule.path.to_string()), ("shop.test".into(), "/api".into()));
+    assert_eq!(http.origin, Origin::Config(config.node.name.clone()));
+    assert_eq!(tcp.rule, Rule::Tcp);
+    assert_ne!(http.name, tcp.name);
+    let app = &config.apps[0];
+    assert_eq!(app.name, AppName::parse("shop").unwrap());
+    let (job, count) = app.processes.values().next().unwrap();
+    assert_eq!(*count, 3);
+    assert_eq!(job.env["A"], "1");
+    assert_eq!(job.env["B"], "2", "the process's own value wins");
+    assert_eq!(job.resources, Resources { cpu_millis: 500, memory_mib: 128 });
+}
+
+#[test]
+fn the_name_of_a_route_without_one_comes_from_its_rule() {
+    let names = |text: &str| {
+        let config = parse(text).unwrap();
+        config.routes.iter().map(|route| route.name.to_string()).collect::<Vec<_>>()
+    };
+    let again = SMALL.replace("path = \"/api/\"", "path = \"/other\"");
+    assert_eq!(names(SMALL), names(SMALL));
+    assert_ne!(names(SMALL)[0], names(&again)[0]);
+    assert_eq!(names(SMALL)[1], names(&again)[1]);
+}
+
+/// Each with the place and a part of the message.
+#[test]
+fn what_is_wrong_is_told_with_line_and_accepted_values() {
+    let listener = "[[listeners]]\nname = \"web\"\nbind = \"127.0.0.1:8080\"\n";
+    for (text, place, parts) in [
+        ("[nod]\n".to_owned(), "p.toml:3:", &["unknown field `nod`", "`node`"][..]),
+        ("[dns]\nbin = []\n".to_owned(), "p.toml:4:", &["unknown field `bin`", "`bind`"]),
+        ("[router]\nconnect_timeout = \"soon\"\n".to_owned(), "p.toml:4:", &["soon", "500ms"]),
+        ("[router]\nworkers = 0\n".to_owned(), "p.toml:4:", &["workers is 0", "1 to 256"]),
+        (
+            "[[listeners]]\nname = \"web\"\nbind = \"8080\"\n".to_owned(),
+            "p.toml:5:",
+            &["invalid socket address"],
+        ),
+        (
+            "[[listeners]]\nname = \"Web\"\nbind = \"127.0.0.1:1\"\n".to_owned(),
+            "p.toml:4:",
+            &["'W'", "lower-case"],
+        ),
+        (
+            format!("{listener}{listener}"),
+            "p.toml:7:",
+            &["listener \"web\" is there already, at line 5"],
+        ),
+        (
+            "[[listeners]]\nname = \"web\"\nbind = \"127.0.0.1:7070\"\n".to_owned(),
+            "p.toml:5:",
+            &["admin.bind both bind 127.0.0.1:7070"],
+        ),
+        (
+            format!("{listener}[[listeners]]\nname = \"b\"\nbind = \"0.0.0.0:8080\"\n"),
+            "p.toml:8:",
+            &["listener \"web\" both bind 0.0.0.0:8080"],
+        ),
+        (
+            "[admin]\nbind = \"0.0.0.0:7070\"\n".to_owned(),
+            "p.toml:4:",
+            &["without admin.token_file", "127.0.0.1:7070"],
+        ),
+        (
+            "[admin]\ntoken_file = \"missing\"\n".to_owned(),
+            "p.toml:4:",
+            &["there is no file /etc/portolan/missing"],
+        ),
+        (
+            "[agent]\nservices_dir = \"missing\"\n".to_owned(),
+            "p.toml:4:",
+            &["there is no folder /etc/portolan/missing"],
+        ),
+        ("[dns]\nbind = []\n".to_owned(), "p.toml:4:", &["dns.bind is empty"]),
+        (
+            "[dns]\nbind = [\"127.0.0.1:53\"]\nzone = \"a..b\"\n".to_owned(),
+            "p.toml:5:",
+            &["a..b", "cluster.internal"],
+        ),
+        ("[[routes]]\nhost = \"a\"\n".to_owned(), "p.toml:3:", &["where it leads", "backends"]),
+        (
+            "[[routes]]\nhost = \"a:80\"\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["a:80", "*.example.org"],
+        ),
+        (
+            "[[routes]]\npath = \"api\"\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["api", "=/login"],
+        ),
+        (
+            "[[routes]]\nhost = \"a\"\nservice = \"a\"\n[[routes]]\nhost = \"A\"\nservice = \"b\"\n"
+                .to_owned(),
+            "p.toml:6:",
+            &["is there already, at line 3"],
+        ),
+        (
+            format!("{listener}[[routes]]\nlistener = \"wbe\"\nservice = \"a\"\n"),
+            "p.toml:7:",
+            &["no listener \"wbe\"", "expected one of: web"],
+        ),
+        ("[[apps]]\nname = \"a\"\nprocesses = {}\n".to_owned(), "p.toml:3:", &["runs nothing"]),
+        (
+            "[[apps]]\nname = \"a\"\n[apps.processes.w]\ncommand = []\n".to_owned(),
+            "p.toml:3:",
+            &["has no command"],
+        ),
+        (
+            "[[apps]]\nname = \"a\"\n[apps.processes.w]\ncommand = [\"x\"]\nchecks = [{ kind = \"ping\" }]\n"
+                .to_owned(),
+            "p.toml:7:",
+            &["ping", "http"],
+        ),
+        (
+            "[[apps]]\nname = \"a\"\n[apps.processes.w]\ncommand = [\"x\"]\nchecks = [{ kind = \"tcp\" }]\n"
+                .to_owned(),
+            "p.toml:3:",
+            &["checks but no service"],
+        ),
+        ("[[services]]\nname = \"a\"\n[[services]]\nname = \"a\"\n".to_owned(), "p.toml:5:", &[
+            "is there already, at line 3",
+        ]),
+        ("a = \n".to_owned(), "p.toml:3:", &[]),
+    ] {
+        let error = error(&text);
+        assert!(error.contains(place), "{text}\n{error}");
+        for part in parts {
+            assert!(error.contains(part), "{text}\n{error}\nlacks {part}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Path::new("/nowhere/p.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("/nowhere/p.toml: cannot read"), "{error}");
+}
+
+#[test]
+fn every_example_is_good() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            read += 1;
+        }
+    }
+    assert!(read > 0);
+}
+
+/// A key that the reference names is read, and one that it lacks is unknown.
+#[test]
+fn the_reference_names_each_key() {
+    for setting in reference::SETTINGS.iter().filter(|s| s.table != "[checks]") {
+        let text = match setting.table {
+            "[apps.processes.NAME]" => {
+                format!("[[apps]]\nname = \"a\"\n[apps.processes.w]\n{} = 1979-05-27\n", setting.key)
+            }
+            table => format!("{table}\n{} = 1979-05-27\n", setting.key),
+        };
+        let error = error(&text);
+        assert!(!error.contains("unknown field"), "{}.{}: {error}", setting.table, setting.key);
+    }
+}
+
+#[test]
+fn the_page_in_docs_is_the_reference() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/CONFIG.md");
+    if std::env::var_os("PORTOLAN_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, reference::page()).unwrap();
+    }
+    let page = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        page == reference::page(),
+        "docs/CONFIG.md is old: run `cargo run -- reference > docs/CONFIG.md`"
+    );
+}
