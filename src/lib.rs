@@ -1,1 +1,12 @@
-//! x
+//! The binary's parts: configuration, controller, scheduler, API, CLI, and the mesh that wires
+//! them to router, resolver and agent.
+
+pub mod api;
+pub mod cli;
+mod clock;
+pub mod config;
+pub mod controller;
+pub mod live;
+pub mod mesh;
+pub mod scheduler;
+pub mod whoami;

@@ -1,0 +1,115 @@
+//! The admin listener: API, events, logs, metrics and readiness. Reads what the node serves,
+//! writes through the controller's commands. Knows nothing of how parts are started.
+
+mod error;
+mod events;
+mod explain;
+mod guard;
+mod logs;
+mod metrics;
+pub mod openapi;
+mod read;
+pub mod view;
+mod write;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{delete, get, post, put};
+use axum::{Router, middleware};
+use portolan_discovery::model::NodeName;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::controller::{Commands, Controller};
+use crate::live::{Live, OpenedStore, Readiness};
+
+pub use error::{ApiError, ErrorBody};
+pub use guard::{Token, TokenError};
+
+/// The largest body of a call.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What the calls read and write.
+pub struct Context {
+    /// This node.
+    pub node: NodeName,
+    /// The store, once it is open.
+    pub store: OpenedStore,
+    /// What this node serves.
+    pub live: Arc<Live>,
+    /// The router, for its table.
+    pub router: Arc<portolan_router::Router>,
+    /// The controller's writes.
+    pub commands: Arc<Commands>,
+    /// The controller's state.
+    pub controller: Arc<Controller>,
+    /// The folder of this node's jobs, for their logs.
+    pub jobs_dir: PathBuf,
+    /// The metrics.
+    pub registry: prometheus::Registry,
+    /// Who is not ready.
+    pub readiness: Readiness,
+    /// What every call must carry; none on loopback only.
+    pub token: Option<Token>,
+    /// Ends streams when the process stops.
+    pub cancel: CancellationToken,
+}
+
+/// What the handlers share.
+type Shared = axum::extract::State<Arc<Context>>;
+
+/// Serves the admin listener until told to stop.
+pub async fn serve(listener: TcpListener, context: Context) -> std::io::Result<()> {
+    let cancel = context.cancel.clone();
+    let app = routes(Arc::new(context));
+    axum::serve(listener, app).with_graceful_shutdown(async move { cancel.cancelled().await }).await
+}
+
+fn routes(context: Arc<Context>) -> Router {
+    let api = Router::new()
+        .route("/v1/status", get(read::status))
+        .route("/v1/services", get(read::services))
+        .route(
+            "/v1/services/{service}",
+            get(read::service).put(write::put_service).delete(write::delete_service),
+        )
+        .route(
+            "/v1/services/{service}/instances/{id}",
+            put(write::put_instance).delete(write::delete_instance),
+        )
+        .route("/v1/instances", get(read::instances))
+        .route("/v1/routes", get(read::routes))
+        .route(
+            "/v1/routes/{route}",
+            get(read::route).put(write::put_route).delete(write::delete_route),
+        )
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/nodes", get(read::nodes))
+        .route("/v1/overrides", get(read::overrides).post(write::put_override))
+        .route("/v1/overrides/{*scope}", delete(write::delete_override))
+        .route("/v1/apps", get(read::apps))
+        .route("/v1/apps/{app}", get(read::app).delete(write::delete_app))
+        .route("/v1/apps/{app}/releases", get(read::releases))
+        .route("/v1/apps/{app}/deployments", get(read::deployments))
+        .route("/v1/apps/{app}/deploy", post(write::deploy))
+        .route("/v1/apps/{app}/rollback", post(write::rollback))
+        .route("/v1/apps/{app}/scale", post(write::scale))
+        .route("/v1/jobs", get(read::jobs))
+        .route("/v1/jobs/{job}/logs", get(logs::logs))
+        .route("/v1/events", get(events::events))
+        .route("/v1/wait", get(read::wait))
+        .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(openapi::document));
+    Router::new()
+        .merge(api)
+        .fallback(error::no_such_call)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(context.clone(), guard::check))
+        // Whoever asks whether the process lives needs no token.
+        .route("/healthz", get(metrics::healthz))
+        .route("/readyz", get(metrics::readyz))
+        .with_state(context)
+}

@@ -1,0 +1,206 @@
+//! Which route and instance a request would take. The request is written out and read by the
+//! router's own codec, so that host and path are those that the router would match.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use portolan_discovery::model::ListenerName;
+use portolan_router::h1::{HeadScratch, Limits, parse_request};
+use portolan_router::{EndpointView, Explanation};
+
+use super::view::{ExplainCandidate, ExplainInstance, ExplainView};
+use super::{ApiError, ErrorBody, Shared};
+
+/// The name of no listener in particular: only routes that are bound to none.
+const ANY_LISTENER: &str = "any-listener";
+
+#[derive(Default)]
+struct Asked {
+    method: String,
+    url: String,
+    listener: Option<ListenerName>,
+    headers: Vec<String>,
+}
+
+/// Which route and instances a request would take, and why the others lose.
+#[utoipa::path(get, path = "/v1/explain", tag = "data",
+    params(
+        ("method" = Option<String>, Query, description = "GET by default"),
+        ("url" = String, Query, description = "absolute, such as http://shop.test/api"),
+        ("listener" = Option<String>, Query, description = "the listener that it comes to"),
+        ("header" = Option<Vec<String>>, Query, description = "`Name: value`, several times"),
+    ),
+    responses((status = 200, body = ExplainView), (status = 400, body = ErrorBody)))]
+pub(super) async fn explain(
+    State(context): Shared,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ExplainView>, ApiError> {
+    let asked = asked(query.as_deref().unwrap_or(""))?;
+    let head = head(&asked)?;
+    let mut scratch = HeadScratch::default();
+    let request = match parse_request(&head, &mut scratch, &Limits::DEFAULT) {
+        Ok(Some(request)) => request,
+        Ok(None) => return Err(ApiError::invalid("the request has no end", "")),
+        Err(reason) => {
+            let hint = "the router would refuse it at any route";
+            return Err(ApiError::invalid(
+                format!("{} {}", reason.status(), reason.as_str()),
+                hint,
+            ));
+        }
+    };
+    let listener = asked
+        .listener
+        .unwrap_or_else(|| ListenerName::parse(ANY_LISTENER).expect("a constant name"));
+    let explanation = context.router.table().explain(&listener, request.host(), request.path());
+    Ok(Json(view(&asked.method, request.host(), request.path(), explanation)))
+}
+
+fn asked(query: &str) -> Result<Asked, ApiError> {
+    let pairs: Vec<(String, String)> =
+        serde_urlencoded_pairs(query).ok_or_else(|| ApiError::invalid("the query is no form", ""))?;
+    let mut asked = Asked { method: "GET".to_owned(), ..Asked::default() };
+    for (name, value) in pairs {
+        match name.as_str() {
+            "method" => asked.method = value.to_ascii_uppercase(),
+            "url" => asked.url = value,
+            "header" => asked.headers.push(value),
+            "listener" => {
+                asked.listener =
+                    Some(value.parse().map_err(|error| ApiError::invalid(error, ""))?);
+            }
+            other => {
+                return Err(ApiError::invalid(
+                    format!("unknown parameter \"{other}\""),
+                    "expected one of method, url, listener, header",
+                ));
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// Reads `a=b&c=d` with percent-encoding, as forms have it.
+fn serde_urlencoded_pairs(query: &str) -> Option<Vec<(String, String)>> {
+    let uri = format!("/?{query}").parse().ok()?;
+    axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).ok().map(|query| query.0)
+}
+
+/// The head that a client would send for it.
+fn head(asked: &Asked) -> Result<Vec<u8>, ApiError> {
+    let hint = "expected an absolute URL such as http://shop.test/api";
+    let url: axum::http::Uri = asked
+        .url
+        .parse()
+        .map_err(|error| ApiError::invalid(format!("url \"{}\": {error}", asked.url), hint))?;
+    let Some(authority) = url.authority() else {
+        return Err(ApiError::invalid(format!("url \"{}\" has no host", asked.url), hint));
+    };
+    let target = url.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str);
+    let mut head = format!("{} {target} HTTP/1.1\r\n", asked.method);
+    let names_host =
+        asked.headers.iter().any(|line| line.to_ascii_lowercase().starts_with("host:"));
+    if !names_host {
+        head.push_str(&format!("Host: {authority}\r\n"));
+    }
+    for line in &asked.headers {
+        head.push_str(line);
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    Ok(head.into_bytes())
+}
+
+fn view(method: &str, host: &str, path: &str, explanation: Explanation) -> ExplainView {
+    let instances: Vec<_> = explanation
+        .backends
+        .iter()
+        .flat_map(|backend| {
+            backend.endpoints.iter().map(|endpoint| ExplainInstance {
+                service: backend.service.to_string(),
+                id: endpoint.id.to_string(),
+                addr: endpoint.addr.to_string(),
+                state: endpoint.state.word().to_owned(),
+                takes_traffic: endpoint.takes_traffic,
+                in_flight: endpoint.in_flight,
+                outcome: outcome(endpoint, backend.panic, backend.kept),
+            })
+        })
+        .collect();
+    ExplainView {
+        revision: explanation.revision.0,
+        method: method.to_owned(),
+        host: host.to_owned(),
+        path: path.to_owned(),
+        verdict: verdict(&explanation),
+        route: explanation.winner.as_ref().map(ToString::to_string),
+        candidates: explanation
+            .candidates
+            .iter()
+            .map(|candidate| ExplainCandidate {
+                route: candidate.route.to_string(),
+                host: candidate.host.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                path: candidate.path.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                outcome: candidate.verdict.reason().to_owned(),
+            })
+            .collect(),
+        instances,
+    }
+}
+
+fn verdict(explanation: &Explanation) -> String {
+    let Some(route) = &explanation.winner else {
+        return "no route takes it: 404".to_owned();
+    };
+    let missing: Vec<_> =
+        explanation.backends.iter().filter(|b| !b.exists).map(|b| b.service.as_str()).collect();
+    let takers = explanation
+        .backends
+        .iter()
+        .flat_map(|backend| &backend.endpoints)
+        .filter(|endpoint| endpoint.takes_traffic)
+        .count();
+    let services: Vec<_> = explanation.backends.iter().map(|b| b.service.as_str()).collect();
+    if !missing.is_empty() {
+        format!("route {route} leads to {}, which does not exist: 500", missing.join(", "))
+    } else if takers == 0 {
+        format!("route {route} leads to {}, which has no instance: 503", services.join(", "))
+    } else {
+        format!("route {route} leads to {}: one of {takers} instances", services.join(", "))
+    }
+}
+
+fn outcome(endpoint: &EndpointView, panic: bool, kept: bool) -> String {
+    let state = endpoint.state.word();
+    let by = endpoint
+        .overridden_by
+        .as_ref()
+        .map_or_else(String::new, |o| format!(" ({} by {}: {})", state, o.by, o.reason));
+    match (endpoint.takes_traffic, panic, kept) {
+        (true, true, _) => format!("takes traffic: too few are up, so {state} ones are used too"),
+        (true, _, true) => "takes traffic: kept from before, as nothing explains its loss".to_owned(),
+        (true, false, false) => format!("takes traffic{by}"),
+        (false, ..) if by.is_empty() => format!("takes none: {state}"),
+        (false, ..) => format!("takes none{by}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_is_what_a_client_would_send() {
+        let asked = asked("method=post&url=http%3A%2F%2Fa.test%3A81%2Fx%3Fy&header=X-A%3A%201").unwrap();
+        let head = String::from_utf8(head(&asked).unwrap()).unwrap();
+        assert_eq!(head, "POST /x?y HTTP/1.1\r\nHost: a.test:81\r\nX-A: 1\r\n\r\n");
+    }
+
+    #[test]
+    fn a_host_header_wins_over_the_url_and_a_bad_url_is_refused() {
+        let with_host = asked("url=http://a.test/&header=host:b.test").unwrap();
+        assert!(!String::from_utf8(head(&with_host).unwrap()).unwrap().contains("a.test"));
+        for bad in ["url=/x", "url=", "color=red", "url=http://a.test/&listener=A"] {
+            assert!(asked(bad).and_then(|asked| head(&asked)).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,640 @@
+//! The forms of answers and calls. Stable: fields are added, never renamed.
+
+use std::collections::BTreeMap;
+
+use portolan_discovery::model::{
+    Deployment, DeploymentState, Instance, JobState, JobStatus, Node, Origin, Override, Placement,
+    Release, Route, Rule,
+};
+use portolan_discovery::snapshot::{Member, ServiceEntry, State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What this node is doing.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StatusView {
+    /// This node.
+    pub node: String,
+    /// The version of Portolan.
+    pub version: String,
+    /// The revision up to which everything of the store is served here.
+    pub revision: u64,
+    /// The revision that every data worker serves.
+    pub acked: u64,
+    /// How long ago the table was known to be current, in milliseconds.
+    pub table_age_ms: u64,
+    /// The store.
+    pub store: StoreView,
+    /// The parts that are not ready.
+    pub not_ready: Vec<String>,
+    /// The node whose controller leads.
+    pub leader: Option<String>,
+    /// How many there are of each.
+    pub counts: CountsView,
+    /// What the scheduler could not place, with its reasons.
+    pub pending: Vec<String>,
+    /// Records that could not be read since the start.
+    pub rejected_records: u64,
+}
+
+/// The store.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StoreView {
+    /// `embedded`, or nothing while it is away.
+    pub backend: Option<String>,
+    /// Whether it answers.
+    pub connected: bool,
+    /// Why it does not.
+    pub error: Option<String>,
+}
+
+/// How many there are.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct CountsView {
+    /// Nodes.
+    pub nodes: usize,
+    /// Services.
+    pub services: usize,
+    /// Routes.
+    pub routes: usize,
+    /// Instances by state.
+    pub instances: BTreeMap<String, usize>,
+}
+
+/// A service.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServiceView {
+    /// The name.
+    pub name: String,
+    /// `http` or `tcp`.
+    pub protocol: String,
+    /// Instances by state.
+    pub states: BTreeMap<String, usize>,
+    /// The instances.
+    pub instances: Vec<InstanceView>,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct InstanceView {
+    /// The service.
+    pub service: String,
+    /// The name within the service.
+    pub id: String,
+    /// The node whose agent owns it.
+    pub node: String,
+    /// Where it listens.
+    pub addr: String,
+    /// Its share of the traffic.
+    pub weight: u16,
+    /// `up`, `starting`, `down`, `draining` or `admin-down`.
+    pub state: String,
+    /// Why it is not up, in a few words.
+    pub cause: Option<String>,
+    /// Who registered it.
+    pub origin: String,
+    /// When its health or phase last changed, in milliseconds of Unix time.
+    pub since_ms: u64,
+}
+
+/// A route.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RouteView {
+    /// The name.
+    pub name: String,
+    /// The listener; none is every HTTP listener.
+    pub listener: Option<String>,
+    /// `http` or `tcp`.
+    pub kind: String,
+    /// The hosts, for HTTP.
+    pub host: Option<String>,
+    /// The paths, for HTTP.
+    pub path: Option<String>,
+    /// Where it leads, with weights.
+    pub backends: Vec<BackendView>,
+    /// The largest request body in bytes.
+    pub body_bytes_max: Option<u64>,
+    /// Until the first byte of a response, in milliseconds.
+    pub first_byte_timeout_ms: Option<u64>,
+    /// The whole request with its retries, in milliseconds.
+    pub request_timeout_ms: Option<u64>,
+    /// Without a byte in a tunnel, in milliseconds.
+    pub idle_timeout_ms: Option<u64>,
+    /// Who made it.
+    pub origin: String,
+}
+
+/// A service that a route leads to.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct BackendView {
+    /// The service.
+    pub service: String,
+    /// Its share, 1 to 65,535; 100 when left out.
+    #[serde(default = "default_weight")]
+    pub weight: u16,
+}
+
+fn default_weight() -> u16 {
+    100
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    /// The name.
+    pub name: String,
+    /// Its address.
+    pub addr: String,
+    /// Its failure domain.
+    pub zone: Option<String>,
+    /// Thousandths of a core that its jobs may use.
+    pub cpu_millis: u64,
+    /// Mebibytes of memory that its jobs may use.
+    pub memory_mib: u64,
+    /// Whether it runs jobs.
+    pub runs_jobs: bool,
+    /// Whether new jobs are kept away.
+    pub cordoned: bool,
+    /// The version of Portolan.
+    pub version: String,
+    /// When it joined, in milliseconds of Unix time.
+    pub since_ms: u64,
+}
+
+/// An override.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverrideView {
+    /// `node/NAME`, `service/NAME` or `instance/SERVICE/ID`.
+    pub scope: String,
+    /// `down`, `up` or `drain`.
+    pub word: String,
+    /// Why.
+    pub reason: String,
+    /// Who said so.
+    pub by: String,
+    /// When it was said, in milliseconds of Unix time.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// When it ends by itself, in milliseconds of Unix time.
+    #[serde(default)]
+    pub until_ms: Option<u64>,
+}
+
+/// An app.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppView {
+    /// The name.
+    pub name: String,
+    /// The release that serves, or is being deployed.
+    pub release: String,
+    /// The wanted count per process type.
+    pub wanted: BTreeMap<String, u32>,
+    /// The running count per process type.
+    pub running: BTreeMap<String, u32>,
+    /// The newest deployment.
+    pub deployment: Option<DeploymentView>,
+}
+
+/// A release.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseView {
+    /// The app.
+    pub app: String,
+    /// The name.
+    pub id: String,
+    /// The command per process type. The environment is not shown.
+    pub commands: BTreeMap<String, Vec<String>>,
+    /// When it was made, in milliseconds of Unix time.
+    pub created_ms: u64,
+    /// SHA-256 of its content, in hex.
+    pub digest: String,
+}
+
+/// A deployment.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentView {
+    /// The app.
+    pub app: String,
+    /// The name within the app.
+    pub id: String,
+    /// The release that served before.
+    pub from: Option<String>,
+    /// The release that is to serve.
+    pub to: String,
+    /// `running`, `reverting`, `done`, `reverted` or `superseded`.
+    pub state: String,
+    /// Why it was reverted.
+    pub cause: Option<String>,
+    /// Whether nothing more will happen in it.
+    pub over: bool,
+    /// When it began, in milliseconds of Unix time.
+    pub created_ms: u64,
+    /// When its state last changed, in milliseconds of Unix time.
+    pub since_ms: u64,
+}
+
+/// A job.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JobView {
+    /// The name.
+    pub id: String,
+    /// The app.
+    pub app: String,
+    /// The process type.
+    pub process: String,
+    /// The release.
+    pub release: String,
+    /// The node.
+    pub node: String,
+    /// `pending`, `starting`, `running`, `backoff`, `draining`, `stopping` or `stopped`.
+    pub state: String,
+    /// Why it is in back-off.
+    pub cause: Option<String>,
+    /// The process.
+    pub pid: Option<u32>,
+    /// Where it listens.
+    pub addr: Option<String>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How its last process ended.
+    pub last_exit: Option<String>,
+    /// When its state last changed, in milliseconds of Unix time.
+    pub since_ms: u64,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EventView {
+    /// The store's revision: resume after it.
+    pub revision: u64,
+    /// What it is about: `instance`, `service`, `route`, `node`, `override`, `app`, `release`,
+    /// `formation`, `placement`, `job`, `deployment`, `leader`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// `put` or `delete`.
+    pub change: String,
+    /// In a few words.
+    pub text: String,
+}
+
+/// A line that a job printed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LogView {
+    /// When, as RFC 3339 in UTC.
+    pub at: String,
+    /// `out` or `err`.
+    pub stream: String,
+    /// The line.
+    pub text: String,
+}
+
+/// A deployment that is asked for. What is left out stays as the current release has it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeployCall {
+    /// The process types, as `[apps.processes.NAME]` of the configuration; replaces all.
+    #[serde(default)]
+    #[schema(value_type = Option<BTreeMap<String, Object>>)]
+    pub processes: Option<BTreeMap<String, portolan_discovery::model::JobSpec>>,
+    /// The wanted counts; replaces those that are named.
+    #[serde(default)]
+    pub counts: BTreeMap<String, u32>,
+    /// Environment to set in every process type of the current release.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// How long it may stand without progress before it is reverted, in milliseconds.
+    #[serde(default)]
+    pub progress_deadline_ms: Option<u64>,
+}
+
+/// A rollback that is asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackCall {
+    /// The release to go back to; the one before the current by default.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
+/// A count that is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleCall {
+    /// The process type.
+    pub process: String,
+    /// How many.
+    pub count: u32,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DoneView {
+    /// The revision of the write: wait for it to know that it is live.
+    pub revision: u64,
+}
+
+/// What became of a wait.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct WaitView {
+    /// The revision that is live here.
+    pub revision: u64,
+}
+
+/// A route that is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteCall {
+    /// The listener; none is every HTTP listener.
+    #[serde(default)]
+    pub listener: Option<String>,
+    /// The hosts: a name, `*.name` or `*`. Without host and path, and with a listener of kind
+    /// TCP, it is a TCP route.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// The paths: `/prefix` or `=/exact`; all by default.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// `http` (default) or `tcp`.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// Where it leads; at least one.
+    pub backends: Vec<BackendView>,
+    /// The largest request body in bytes.
+    #[serde(default)]
+    pub body_bytes_max: Option<u64>,
+}
+
+/// A service that is asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceCall {
+    /// `http` (default) or `tcp`.
+    #[serde(default)]
+    pub protocol: Option<String>,
+    /// Whether connections to instances are kept for the next request; they are by default.
+    #[serde(default)]
+    pub keep_alive: Option<bool>,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An instance that is asked for. Its health is up: who registers by API answers for it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceCall {
+    /// Where it listens.
+    pub addr: String,
+    /// Its share, 1 to 65,535; 100 when left out.
+    #[serde(default)]
+    pub weight: Option<u16>,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+fn origin(origin: &Origin) -> String {
+    match origin {
+        Origin::Config(node) => format!("config of {node}"),
+        Origin::File(file) => format!("file {file}"),
+        Origin::Job(job) => format!("job {job}"),
+        Origin::Api => "api".to_owned(),
+    }
+}
+
+/// The word of a small enum, as its stored form spells it.
+pub(super) fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("unit variants are stored as strings, not {other:?}"),
+    }
+}
+
+fn millis(value: Option<std::time::Duration>) -> Option<u64> {
+    value.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// How many members there are in each state that has any.
+pub(super) fn states<'a>(members: impl Iterator<Item = &'a Member>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for member in members {
+        *counts.entry(member.state.word().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+impl From<&ServiceEntry> for ServiceView {
+    fn from(entry: &ServiceEntry) -> Self {
+        Self {
+            name: entry.service.name.to_string(),
+            protocol: word(&entry.service.protocol),
+            states: states(entry.members.values()),
+            instances: entry.members.values().map(InstanceView::from).collect(),
+        }
+    }
+}
+
+impl From<&Member> for InstanceView {
+    fn from(member: &Member) -> Self {
+        let instance: &Instance = &member.instance;
+        let overridden = member
+            .overridden_by
+            .as_ref()
+            .filter(|_| member.state != State::Up)
+            .map(|o| format!("{} by {}: {}", word(&o.word), o.by, o.reason));
+        Self {
+            service: instance.service.to_string(),
+            id: instance.id.to_string(),
+            node: instance.node.to_string(),
+            addr: instance.addr.to_string(),
+            weight: instance.weight.0.get(),
+            state: member.state.word().to_owned(),
+            cause: overridden.or_else(|| instance.cause.clone()),
+            origin: origin(&instance.origin),
+            since_ms: instance.since_ms,
+        }
+    }
+}
+
+impl From<&Route> for RouteView {
+    fn from(route: &Route) -> Self {
+        let (kind, host, path) = match &route.rule {
+            Rule::Http(rule) => {
+                ("http", Some(rule.host.to_string()), Some(rule.path.to_string()))
+            }
+            Rule::Tcp => ("tcp", None, None),
+        };
+        let backend = |b: &portolan_discovery::model::Backend| BackendView {
+            service: b.service.to_string(),
+            weight: b.weight.0.get(),
+        };
+        Self {
+            name: route.name.to_string(),
+            listener: route.listener.as_ref().map(ToString::to_string),
+            kind: kind.to_owned(),
+            host,
+            path,
+            backends: route.backends.iter().map(backend).collect(),
+            body_bytes_max: route.body_bytes_max,
+            first_byte_timeout_ms: millis(route.timeouts.first_byte),
+            request_timeout_ms: millis(route.timeouts.request),
+            idle_timeout_ms: millis(route.timeouts.idle),
+            origin: origin(&route.origin),
+        }
+    }
+}
+
+impl From<&Node> for NodeView {
+    fn from(node: &Node) -> Self {
+        Self {
+            name: node.name.to_string(),
+            addr: node.addr.to_string(),
+            zone: node.zone.clone(),
+            cpu_millis: node.capacity.cpu_millis,
+            memory_mib: node.capacity.memory_mib,
+            runs_jobs: node.runs_jobs,
+            cordoned: node.cordoned,
+            version: node.version.clone(),
+            since_ms: node.since_ms,
+        }
+    }
+}
+
+impl From<&Override> for OverrideView {
+    fn from(record: &Override) -> Self {
+        Self {
+            scope: record.scope.to_string(),
+            word: word(&record.word),
+            reason: record.reason.clone(),
+            by: record.by.clone(),
+            since_ms: record.since_ms,
+            until_ms: record.until_ms,
+        }
+    }
+}
+
+impl From<&Release> for ReleaseView {
+    fn from(release: &Release) -> Self {
+        Self {
+            app: release.app.to_string(),
+            id: release.id.to_string(),
+            commands: release
+                .processes
+                .iter()
+                .map(|(name, process)| (name.to_string(), process.job.command.clone()))
+                .collect(),
+            created_ms: release.created_ms,
+            digest: release.digest.clone(),
+        }
+    }
+}
+
+impl From<&Deployment> for DeploymentView {
+    fn from(deployment: &Deployment) -> Self {
+        let (state, cause) = match &deployment.state {
+            DeploymentState::Running => ("running", None),
+            DeploymentState::Reverting { cause } => ("reverting", Some(cause.clone())),
+            DeploymentState::Done => ("done", None),
+            DeploymentState::Reverted { cause } => ("reverted", Some(cause.clone())),
+            DeploymentState::Superseded => ("superseded", None),
+        };
+        Self {
+            app: deployment.app.to_string(),
+            id: deployment.id.to_string(),
+            from: deployment.from.as_ref().map(ToString::to_string),
+            to: deployment.to.to_string(),
+            state: state.to_owned(),
+            cause,
+            over: deployment.state.is_over(),
+            created_ms: deployment.created_ms,
+            since_ms: deployment.since_ms,
+        }
+    }
+}
+
+/// The state's word, and the cause that it carries.
+pub(super) fn job_state(state: &JobState) -> (&'static str, Option<String>) {
+    match state {
+        JobState::Starting => ("starting", None),
+        JobState::Running => ("running", None),
+        JobState::Backoff { cause, .. } => ("backoff", Some(cause.clone())),
+        JobState::Draining => ("draining", None),
+        JobState::Stopping => ("stopping", None),
+        JobState::Stopped => ("stopped", None),
+    }
+}
+
+impl JobView {
+    /// A placement with what its agent says of it, if it has spoken.
+    pub fn new(placement: &Placement, status: Option<&JobStatus>) -> Self {
+        let (state, cause) = status.map_or(("pending", None), |status| job_state(&status.state));
+        Self {
+            id: placement.job.to_string(),
+            app: placement.app.to_string(),
+            process: placement.process.to_string(),
+            release: placement.release.to_string(),
+            node: placement.node.to_string(),
+            state: state.to_owned(),
+            cause,
+            pid: status.and_then(|status| status.pid),
+            addr: status.and_then(|status| status.addr).map(|addr| addr.to_string()),
+            restarts: status.map_or(0, |status| status.restarts),
+            last_exit: status.and_then(|status| status.last_exit.clone()),
+            since_ms: status.map_or(placement.since_ms, |status| status.since_ms),
+        }
+    }
+}
+
+/// Which route and instances a request would take.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ExplainView {
+    /// The revision of the table that was asked.
+    pub revision: u64,
+    /// The method.
+    pub method: String,
+    /// The host that was matched: lower-case, without a port.
+    pub host: String,
+    /// The path that was matched: normalised.
+    pub path: String,
+    /// The outcome in words.
+    pub verdict: String,
+    /// The route that takes it; none is a 404.
+    pub route: Option<String>,
+    /// The routes whose host matches, in order of precedence.
+    pub candidates: Vec<ExplainCandidate>,
+    /// The instances behind the route.
+    pub instances: Vec<ExplainInstance>,
+}
+
+/// A route that was looked at.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ExplainCandidate {
+    /// The route.
+    pub route: String,
+    /// Its hosts.
+    pub host: String,
+    /// Its paths.
+    pub path: String,
+    /// Why it wins or loses.
+    pub outcome: String,
+}
+
+/// An instance behind the route.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ExplainInstance {
+    /// The service.
+    pub service: String,
+    /// The instance.
+    pub id: String,
+    /// Where it listens.
+    pub addr: String,
+    /// Its state.
+    pub state: String,
+    /// Whether it may be picked.
+    pub takes_traffic: bool,
+    /// Requests, tunnels and TCP connections under way.
+    pub in_flight: u64,
+    /// Why it takes traffic or not.
+    pub outcome: String,
+}

@@ -1,0 +1,316 @@
+//! The calls that write, each through one of the controller's commands.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use portolan_discovery::model::{
+    App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key,
+    Origin, Override, Phase, ProcessName, Protocol, Release, ReleaseId, Route,
+    RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName, Weight, Word, record,
+};
+use portolan_discovery::store::Store;
+
+use super::error::{Body, Path};
+use super::view::{
+    BackendView, DeployCall, DeploymentView, DoneView, InstanceCall, OverrideView, RollbackCall,
+    RouteCall, ScaleCall, ServiceCall,
+};
+use super::{ApiError, ErrorBody, Shared};
+use crate::controller::commands::{Committed, DeployRequest, Deployed, PROGRESS_DEADLINE};
+
+type Done = Result<Json<DoneView>, ApiError>;
+
+fn done<T>(committed: &Committed<T>) -> Json<DoneView> {
+    Json(DoneView { revision: committed.revision.0 })
+}
+
+fn parsed<T: std::str::FromStr>(text: &str, hint: &str) -> Result<T, ApiError>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| ApiError::invalid(error, hint))
+}
+
+fn protocol(text: Option<&str>) -> Result<Protocol, ApiError> {
+    match text {
+        None | Some("http") => Ok(Protocol::Http),
+        Some("tcp") => Ok(Protocol::Tcp),
+        Some(other) => {
+            Err(ApiError::invalid(format!("\"{other}\" is no protocol"), "expected http or tcp"))
+        }
+    }
+}
+
+fn weight(value: u16) -> Result<Weight, ApiError> {
+    std::num::NonZeroU16::new(value)
+        .map(Weight)
+        .ok_or_else(|| ApiError::invalid("a weight of 0", "expected 1 to 65535"))
+}
+
+/// Makes or changes a service.
+#[utoipa::path(put, path = "/v1/services/{service}", tag = "data",
+    params(("service" = String, Path,)), request_body = ServiceCall,
+    responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn put_service(
+    State(context): Shared,
+    Path(name): Path<ServiceName>,
+    Body(call): Body<ServiceCall>,
+) -> Done {
+    let service = Service {
+        name,
+        protocol: protocol(call.protocol.as_deref())?,
+        keep_alive: call.keep_alive.unwrap_or(true),
+        labels: call.labels,
+    };
+    Ok(done(&context.commands.put_service(service).await?))
+}
+
+/// Deletes a service's record. Its instances stay.
+#[utoipa::path(delete, path = "/v1/services/{service}", tag = "data",
+    params(("service" = String, Path,)),
+    responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn delete_service(
+    State(context): Shared,
+    Path(name): Path<ServiceName>,
+) -> Done {
+    Ok(done(&context.commands.delete_service(&name).await?))
+}
+
+/// Makes or changes an instance that the caller answers for: it is up until it is deleted.
+#[utoipa::path(put, path = "/v1/services/{service}/instances/{id}", tag = "data",
+    params(("service" = String, Path,), ("id" = String, Path,)), request_body = InstanceCall,
+    responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn put_instance(
+    State(context): Shared,
+    Path((service, id)): Path<(ServiceName, InstanceId)>,
+    Body(call): Body<InstanceCall>,
+) -> Done {
+    let instance = Instance {
+        service,
+        id,
+        node: context.node.clone(),
+        addr: parsed(&call.addr, "expected ADDRESS:PORT, such as 10.0.0.7:8080")?,
+        weight: call.weight.map_or(Ok(Weight::DEFAULT), weight)?,
+        health: Health::Up,
+        cause: None,
+        phase: Phase::Active,
+        origin: Origin::Api,
+        since_ms: 0,
+        labels: call.labels,
+    };
+    Ok(done(&context.commands.put_instance(instance).await?))
+}
+
+/// Deletes an instance that a call made.
+#[utoipa::path(delete, path = "/v1/services/{service}/instances/{id}", tag = "data",
+    params(("service" = String, Path,), ("id" = String, Path,)),
+    responses((status = 200, body = DoneView), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn delete_instance(
+    State(context): Shared,
+    Path((service, id)): Path<(ServiceName, InstanceId)>,
+) -> Done {
+    Ok(done(&context.commands.delete_instance(&service, &id).await?))
+}
+
+/// Makes or changes a route.
+#[utoipa::path(put, path = "/v1/routes/{route}", tag = "data",
+    params(("route" = String, Path,)), request_body = RouteCall,
+    responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn put_route(
+    State(context): Shared,
+    Path(name): Path<RouteName>,
+    Body(call): Body<RouteCall>,
+) -> Done {
+    let rule = match protocol(call.kind.as_deref())? {
+        Protocol::Http => Rule::Http(HttpRule {
+            host: parsed(call.host.as_deref().unwrap_or("*"), "")?,
+            path: parsed(call.path.as_deref().unwrap_or("/"), "")?,
+        }),
+        Protocol::Tcp if call.host.is_none() && call.path.is_none() => Rule::Tcp,
+        Protocol::Tcp => {
+            return Err(ApiError::invalid("a TCP route has neither host nor path", "remove them"));
+        }
+    };
+    let backend = |view: &BackendView| {
+        Ok(Backend { service: parsed(&view.service, "")?, weight: weight(view.weight)? })
+    };
+    let route = Route {
+        name,
+        listener: call.listener.as_deref().map(|name| parsed(name, "")).transpose()?,
+        rule,
+        backends: call.backends.iter().map(backend).collect::<Result<_, ApiError>>()?,
+        timeouts: RouteTimeouts::default(),
+        body_bytes_max: call.body_bytes_max,
+        origin: Origin::Api,
+        created_ms: 0,
+    };
+    Ok(done(&context.commands.put_route(route).await?))
+}
+
+/// Deletes a route that a call made.
+#[utoipa::path(delete, path = "/v1/routes/{route}", tag = "data",
+    params(("route" = String, Path,)),
+    responses((status = 200, body = DoneView), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn delete_route(State(context): Shared, Path(name): Path<RouteName>) -> Done {
+    Ok(done(&context.commands.delete_route(&name).await?))
+}
+
+/// Says a word on health: drain, down or up, with a reason and perhaps an end.
+#[utoipa::path(post, path = "/v1/overrides", tag = "data", request_body = OverrideView,
+    responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub(super) async fn put_override(
+    State(context): Shared,
+    Body(call): Body<OverrideView>,
+) -> Done {
+    let word = match call.word.as_str() {
+        "down" => Word::Down,
+        "up" => Word::Up,
+        "drain" => Word::Drain,
+        other => {
+            let hint = "expected down, up or drain";
+            return Err(ApiError::invalid(format!("\"{other}\" is no word"), hint));
+        }
+    };
+    let record = Override {
+        scope: parsed(&call.scope, "")?,
+        word,
+        reason: call.reason,
+        by: call.by,
+        since_ms: call.since_ms,
+        until_ms: call.until_ms,
+    };
+    Ok(done(&context.commands.put_override(record).await?))
+}
+
+/// Takes a word back.
+#[utoipa::path(delete, path = "/v1/overrides/{scope}", tag = "data",
+    params(("scope" = String, Path, description = "node/NAME, service/NAME or instance/SERVICE/ID")),
+    responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn delete_override(
+    State(context): Shared,
+    Path(scope): Path<String>,
+) -> Done {
+    let scope: Scope = parsed(&scope, "")?;
+    Ok(done(&context.commands.delete_override(&scope).await?))
+}
+
+/// The app's labels and what its current release runs; nothing when there is no such app.
+async fn current(
+    store: &dyn Store,
+    app: &AppName,
+) -> Result<Option<(App, Release)>, ApiError> {
+    let Some(kv) = store.get(&Key::App(app.clone()).to_string()).await? else { return Ok(None) };
+    let unreadable = |error| ApiError::invalid(format!("app {app} cannot be read: {error}"), "");
+    let record: App = record::decode(&kv.value).map_err(unreadable)?;
+    let key = Key::Release(app.clone(), record.current.clone()).to_string();
+    let Some(kv) = store.get(&key).await? else { return Ok(None) };
+    let release = record::decode(&kv.value).map_err(unreadable)?;
+    Ok(Some((record, release)))
+}
+
+/// Deploys a new release. What the call leaves out stays as the current release has it.
+#[utoipa::path(post, path = "/v1/apps/{app}/deploy", tag = "apps",
+    params(("app" = String, Path,)), request_body = DeployCall,
+    responses((status = 200, body = DeploymentView), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub(super) async fn deploy(
+    State(context): Shared,
+    Path(app): Path<AppName>,
+    Body(call): Body<DeployCall>,
+) -> Result<Json<DeploymentView>, ApiError> {
+    let store = context.store.now()?;
+    let known = current(store.as_ref(), &app).await?;
+    let (labels, release) = match known {
+        Some((record, release)) => (record.labels, Some(release)),
+        None => (BTreeMap::new(), None),
+    };
+    let mut processes: BTreeMap<ProcessName, JobSpec> = match (call.processes, release) {
+        (Some(processes), _) => processes
+            .into_iter()
+            .map(|(name, job)| Ok((parsed(&name, "")?, job)))
+            .collect::<Result<_, ApiError>>()?,
+        (None, Some(release)) => {
+            release.processes.into_iter().map(|(name, process)| (name, process.job)).collect()
+        }
+        (None, None) => return Err(ApiError::not_found("app", app.as_str())),
+    };
+    for job in processes.values_mut() {
+        job.env.extend(call.env.clone());
+    }
+    let counts = call
+        .counts
+        .into_iter()
+        .map(|(name, count)| Ok((parsed(&name, "")?, count)))
+        .collect::<Result<_, ApiError>>()?;
+    let progress_deadline =
+        call.progress_deadline_ms.map_or(PROGRESS_DEADLINE, Duration::from_millis);
+    let request = DeployRequest { app, labels, progress_deadline, processes, counts };
+    Ok(Json(deployment(&context.commands.deploy(request).await?.value)))
+}
+
+/// The deployment that was begun; when nothing had to change, one that is over.
+fn deployment(deployed: &Deployed) -> DeploymentView {
+    match &deployed.deployment {
+        Some(record) => DeploymentView::from(record),
+        None => DeploymentView {
+            app: deployed.formation.app.to_string(),
+            id: "none".to_owned(),
+            from: None,
+            to: deployed.release.to_string(),
+            state: "done".to_owned(),
+            cause: None,
+            over: true,
+            created_ms: 0,
+            since_ms: 0,
+        },
+    }
+}
+
+/// Goes back to an earlier release.
+#[utoipa::path(post, path = "/v1/apps/{app}/rollback", tag = "apps",
+    params(("app" = String, Path,)), request_body = RollbackCall,
+    responses((status = 200, body = DeploymentView), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub(super) async fn rollback(
+    State(context): Shared,
+    Path(app): Path<AppName>,
+    Body(call): Body<RollbackCall>,
+) -> Result<Json<DeploymentView>, ApiError> {
+    let to: Option<ReleaseId> = call.to.as_deref().map(|id| parsed(id, "")).transpose()?;
+    Ok(Json(deployment(&context.commands.rollback(&app, to.as_ref()).await?.value)))
+}
+
+/// Changes how many jobs of a process type run.
+#[utoipa::path(post, path = "/v1/apps/{app}/scale", tag = "apps",
+    params(("app" = String, Path,)), request_body = ScaleCall,
+    responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub(super) async fn scale(
+    State(context): Shared,
+    Path(app): Path<AppName>,
+    Body(call): Body<ScaleCall>,
+) -> Done {
+    let process: ProcessName = parsed(&call.process, "")?;
+    Ok(done(&context.commands.scale(&app, &process, call.count).await?))
+}
+
+/// Stops an app's jobs and deletes it.
+#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path,)),
+    responses((status = 200, body = DoneView), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn delete_app(State(context): Shared, Path(app): Path<AppName>) -> Done {
+    Ok(done(&context.commands.delete_app(&app).await?))
+}

@@ -1,0 +1,404 @@
+//! The commands that only ask.
+
+use std::io::Write;
+
+use portolan_discovery::model::AppName;
+
+use super::Failure;
+use super::client::Client;
+use super::table::{self, ago, counts, or_dash};
+use crate::api::view::{
+    AppView, DeploymentView, EventView, ExplainView, InstanceView, JobView, LogView, NodeView,
+    ReleaseView, RouteView, ServiceView, StatusView,
+};
+use crate::clock;
+
+pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
+    let view: StatusView = client.get("/v1/status").await?;
+    if json {
+        table::json(&view);
+        return Ok(());
+    }
+    let store = match (&view.store.backend, &view.store.error) {
+        (Some(backend), _) if view.store.connected => format!("{backend}, connected"),
+        (Some(backend), _) => format!("{backend}, catching up"),
+        (None, error) => format!("away: {}", or_dash(error.as_ref())),
+    };
+    println!("node       {} (portolan {})", view.node, view.version);
+    println!("store      {store}");
+    println!("revision   {} (every worker serves the table of {})", view.revision, view.acked);
+    println!("table age  {} ms", view.table_age_ms);
+    println!("leader     {}", or_dash(view.leader.as_ref()));
+    println!("routes     {}", view.counts.routes);
+    println!("services   {}", view.counts.services);
+    println!("instances  {}", counts(&view.counts.instances));
+    let not_ready = if view.not_ready.is_empty() { "yes".to_owned() } else {
+        format!("no, waiting for {}", view.not_ready.join(", "))
+    };
+    println!("ready      {not_ready}");
+    if view.rejected_records > 0 {
+        println!("rejected   {} records could not be read; the log names them", view.rejected_records);
+    }
+    for line in &view.pending {
+        println!("pending    {line}");
+    }
+    Ok(())
+}
+
+pub(super) async fn services(
+    client: &Client,
+    json: bool,
+    service: Option<String>,
+) -> Result<(), Failure> {
+    if let Some(name) = service {
+        let view: ServiceView = client.get(&format!("/v1/services/{}", escaped(&name))).await?;
+        if json {
+            table::json(&view);
+        } else {
+            println!("{} ({}): {}", view.name, view.protocol, counts(&view.states));
+            print_instances(&view.instances);
+        }
+        return Ok(());
+    }
+    let views: Vec<ServiceView> = client.get("/v1/services").await?;
+    if json {
+        table::json(&views);
+        return Ok(());
+    }
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| [view.name.clone(), view.protocol.clone(), counts(&view.states)])
+        .collect();
+    table::print(["SERVICE", "PROTOCOL", "INSTANCES"], &rows);
+    Ok(())
+}
+
+pub(super) async fn instances(
+    client: &Client,
+    json: bool,
+    service: Option<String>,
+    state: Option<String>,
+) -> Result<(), Failure> {
+    let mut path = "/v1/instances?".to_owned();
+    for (name, value) in [("service", service), ("state", state)] {
+        if let Some(value) = value {
+            path.push_str(&format!("{name}={}&", escaped(&value)));
+        }
+    }
+    let views: Vec<InstanceView> = client.get(path.trim_end_matches(['?', '&'])).await?;
+    if json {
+        table::json(&views);
+    } else {
+        print_instances(&views);
+    }
+    Ok(())
+}
+
+fn print_instances(views: &[InstanceView]) {
+    let now = clock::unix_ms();
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            [
+                view.service.clone(),
+                view.id.clone(),
+                view.node.clone(),
+                view.addr.clone(),
+                view.weight.to_string(),
+                view.state.clone(),
+                ago(view.since_ms, now),
+                view.cause.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let head = ["SERVICE", "INSTANCE", "NODE", "ADDRESS", "WEIGHT", "STATE", "SINCE", "CAUSE"];
+    table::print(head, &rows);
+}
+
+pub(super) async fn routes(client: &Client, json: bool) -> Result<(), Failure> {
+    let views: Vec<RouteView> = client.get("/v1/routes").await?;
+    if json {
+        table::json(&views);
+        return Ok(());
+    }
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let backends: Vec<_> = if view.backends.len() == 1 {
+                vec![view.backends[0].service.clone()]
+            } else {
+                view.backends.iter().map(|b| format!("{}:{}", b.service, b.weight)).collect()
+            };
+            [
+                or_dash(view.listener.as_ref()),
+                or_dash(view.host.as_ref()),
+                or_dash(view.path.as_ref()),
+                backends.join(" "),
+                view.name.clone(),
+                view.origin.clone(),
+            ]
+        })
+        .collect();
+    table::print(["LISTENER", "HOST", "PATH", "LEADS TO", "NAME", "FROM"], &rows);
+    Ok(())
+}
+
+pub(super) async fn explain(
+    client: &Client,
+    json: bool,
+    method: &str,
+    url: &str,
+    headers: &[String],
+    listener: Option<String>,
+) -> Result<(), Failure> {
+    let mut path = format!("/v1/explain?method={}&url={}", escaped(method), escaped(url));
+    if let Some(listener) = listener {
+        path.push_str(&format!("&listener={}", escaped(&listener)));
+    }
+    for header in headers {
+        path.push_str(&format!("&header={}", escaped(header)));
+    }
+    let view: ExplainView = client.get(&path).await?;
+    if json {
+        table::json(&view);
+        return Ok(());
+    }
+    println!("{} {} at host {}", view.method, view.path, view.host);
+    println!("{}", view.verdict);
+    if !view.candidates.is_empty() {
+        println!("\nroutes, the winner first:");
+        let rows: Vec<_> = view
+            .candidates
+            .iter()
+            .map(|c| [c.route.clone(), c.host.clone(), c.path.clone(), c.outcome.clone()])
+            .collect();
+        table::print(["  ROUTE", "HOST", "PATH", "OUTCOME"], &indented(rows));
+    }
+    if !view.instances.is_empty() {
+        println!("\ninstances:");
+        let rows: Vec<_> = view
+            .instances
+            .iter()
+            .map(|i| {
+                [
+                    i.service.clone(),
+                    i.id.clone(),
+                    i.addr.clone(),
+                    i.in_flight.to_string(),
+                    i.outcome.clone(),
+                ]
+            })
+            .collect();
+        table::print(["  SERVICE", "INSTANCE", "ADDRESS", "IN FLIGHT", "OUTCOME"], &indented(rows));
+    }
+    Ok(())
+}
+
+fn indented<const N: usize>(mut rows: Vec<[String; N]>) -> Vec<[String; N]> {
+    for row in &mut rows {
+        row[0].insert_str(0, "  ");
+    }
+    rows
+}
+
+pub(super) async fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
+    let views: Vec<NodeView> = client.get("/v1/nodes").await?;
+    if json {
+        table::json(&views);
+        return Ok(());
+    }
+    let now = clock::unix_ms();
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let jobs = match (view.runs_jobs, view.cordoned) {
+                (false, _) => "none",
+                (true, true) => "cordoned",
+                (true, false) => "yes",
+            };
+            [
+                view.name.clone(),
+                view.addr.clone(),
+                or_dash(view.zone.as_ref()),
+                format!("{}", view.cpu_millis as f64 / 1000.0),
+                format!("{} MiB", view.memory_mib),
+                jobs.to_owned(),
+                view.version.clone(),
+                ago(view.since_ms, now),
+            ]
+        })
+        .collect();
+    table::print(["NODE", "ADDRESS", "ZONE", "CORES", "MEMORY", "JOBS", "VERSION", "SINCE"], &rows);
+    Ok(())
+}
+
+pub(super) async fn apps(client: &Client, json: bool) -> Result<(), Failure> {
+    let views: Vec<AppView> = client.get("/v1/apps").await?;
+    if json {
+        table::json(&views);
+        return Ok(());
+    }
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let running = |name: &String| view.running.get(name).copied().unwrap_or(0);
+            let counts: Vec<_> = view
+                .wanted
+                .iter()
+                .map(|(name, wanted)| format!("{name} {}/{wanted}", running(name)))
+                .collect();
+            let deployment = view.deployment.as_ref();
+            [
+                view.name.clone(),
+                view.release.clone(),
+                counts.join(" "),
+                or_dash(deployment.map(|d| format!("{} {}", d.id, d.state))),
+                deployment.and_then(|d| d.cause.clone()).unwrap_or_default(),
+            ]
+        })
+        .collect();
+    table::print(["APP", "RELEASE", "RUNNING/WANTED", "DEPLOYMENT", "CAUSE"], &rows);
+    Ok(())
+}
+
+pub(super) async fn app(client: &Client, json: bool, app: &AppName) -> Result<(), Failure> {
+    let view: AppView = client.get(&format!("/v1/apps/{app}")).await?;
+    let releases: Vec<ReleaseView> = client.get(&format!("/v1/apps/{app}/releases")).await?;
+    let deployments: Vec<DeploymentView> =
+        client.get(&format!("/v1/apps/{app}/deployments")).await?;
+    if json {
+        table::json(&serde_json::json!({
+            "app": view, "releases": releases, "deployments": deployments,
+        }));
+        return Ok(());
+    }
+    let now = clock::unix_ms();
+    println!("{} serves {}; wants {}\n", view.name, view.release, counts(&view.wanted));
+    let rows: Vec<_> = releases
+        .iter()
+        .map(|release| {
+            let commands: Vec<_> = release
+                .commands
+                .iter()
+                .map(|(name, command)| format!("{name}: {}", command.join(" ")))
+                .collect();
+            let marker = if release.id == view.release { "*" } else { "" };
+            [
+                format!("{}{marker}", release.id),
+                ago(release.created_ms, now),
+                release.digest.chars().take(12).collect(),
+                commands.join("; "),
+            ]
+        })
+        .collect();
+    table::print(["RELEASE", "AGE", "DIGEST", "COMMANDS"], &rows);
+    println!();
+    let rows: Vec<_> = deployments
+        .iter()
+        .map(|d| {
+            [
+                d.id.clone(),
+                or_dash(d.from.as_ref()),
+                d.to.clone(),
+                d.state.clone(),
+                ago(d.created_ms, now),
+                d.cause.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    table::print(["DEPLOYMENT", "FROM", "TO", "STATE", "AGE", "CAUSE"], &rows);
+    Ok(())
+}
+
+pub(super) async fn jobs(
+    client: &Client,
+    json: bool,
+    app: Option<AppName>,
+) -> Result<(), Failure> {
+    let query = app.map_or_else(String::new, |app| format!("?app={app}"));
+    let views: Vec<JobView> = client.get(&format!("/v1/jobs{query}")).await?;
+    if json {
+        table::json(&views);
+        return Ok(());
+    }
+    let now = clock::unix_ms();
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let why = view.cause.clone().or_else(|| view.last_exit.clone()).unwrap_or_default();
+            [
+                view.id.clone(),
+                view.release.clone(),
+                view.node.clone(),
+                view.state.clone(),
+                or_dash(view.pid),
+                or_dash(view.addr.as_ref()),
+                view.restarts.to_string(),
+                ago(view.since_ms, now),
+                why,
+            ]
+        })
+        .collect();
+    let head =
+        ["JOB", "RELEASE", "NODE", "STATE", "PID", "ADDRESS", "RESTARTS", "SINCE", "LAST EXIT"];
+    table::print(head, &rows);
+    Ok(())
+}
+
+pub(super) async fn logs(
+    client: &Client,
+    json: bool,
+    job: &str,
+    follow: bool,
+    lines: usize,
+) -> Result<(), Failure> {
+    let path = format!("/v1/jobs/{}/logs?lines={lines}&follow={follow}", escaped(job));
+    let mut events = client.events(&path).await?;
+    while let Some(event) = events.next().await {
+        if event.kind != "line" {
+            return Err(event.data.into());
+        }
+        if json {
+            println!("{}", event.data);
+        } else {
+            let line: LogView = serde_json::from_str(&event.data)?;
+            println!("{} {} {}", line.at, line.stream, line.text);
+        }
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+pub(super) async fn events(
+    client: &Client,
+    json: bool,
+    after: Option<u64>,
+) -> Result<(), Failure> {
+    let query = after.map_or_else(String::new, |after| format!("?after={after}"));
+    let mut events = client.events(&format!("/v1/events{query}")).await?;
+    while let Some(event) = events.next().await {
+        if matches!(event.kind.as_str(), "compacted" | "lost") {
+            return Err(format!("the stream has ended: {}", event.data).into());
+        }
+        if json {
+            println!("{}", event.data);
+        } else {
+            let view: EventView = serde_json::from_str(&event.data)?;
+            println!("{:>6} {} {} {}", view.revision, view.kind, view.name, view.text);
+        }
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters.
+pub(super) fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

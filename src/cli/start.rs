@@ -1,0 +1,185 @@
+//! The commands that start something: the mesh, a check of a configuration, the sample app.
+
+use std::io::IsTerminal;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::ExitCode;
+
+use portolan_agent::job;
+use portolan_discovery::model::JobSpec;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::args::{Check, LogFormat, Up};
+use super::{EXIT_FAILED, EXIT_USAGE, failed};
+use crate::config::Config;
+use crate::mesh::{self, Mesh};
+use crate::whoami;
+
+/// Threads for store, API, checks and jobs; the data workers are beside them.
+const CONTROL_THREADS: usize = 2;
+
+/// Runs everything until told to stop.
+pub(super) fn up(up: &Up) -> ExitCode {
+    let config = match Config::load(&up.file) {
+        Ok(config) => config,
+        Err(error) => return wrong(&error),
+    };
+    logging(up.log_format);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let result = runtime.block_on(async {
+        let mesh = Mesh::bind(config, up.new_store)?;
+        print!("{}", mesh.greeting(&up.file));
+        mesh.run(stop_signal()).await
+    });
+    // A blocking call that hangs must not keep the process from ending.
+    runtime.shutdown_timeout(mesh::SHUTDOWN_TIMEOUT);
+    match result {
+        Ok(farewell) => {
+            print!("{farewell}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+}
+
+/// Cancelled at SIGTERM or Ctrl-C.
+fn stop_signal() -> CancellationToken {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            tracing::error!("signals cannot be watched; only SIGKILL ends this process");
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+        // Who asks twice means it.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("told to stop a second time: ending without a drain");
+        std::process::exit(i32::from(EXIT_FAILED));
+    });
+    token
+}
+
+fn logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("PORTOLAN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn wrong(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("portolan: {error}");
+    EXIT_USAGE.into()
+}
+
+/// Tells what is wrong with a configuration, without starting anything.
+pub(super) fn check(check: &Check, json: bool) -> ExitCode {
+    let config = match Config::load(&check.file) {
+        Ok(config) => config,
+        Err(error) if json => {
+            let place = error.place.as_ref();
+            super::table::json(&serde_json::json!({
+                "ok": false,
+                "file": error.path,
+                "line": place.map(|place| place.line),
+                "column": place.map(|place| place.column),
+                "what": error.what,
+                "hint": error.hint,
+            }));
+            return EXIT_USAGE.into();
+        }
+        Err(error) => return wrong(&error),
+    };
+    let troubles = if check.offline { Vec::new() } else { mesh::probe(&config) };
+    if json {
+        let ok = troubles.is_empty();
+        super::table::json(&serde_json::json!({ "ok": ok, "troubles": troubles }));
+    } else {
+        for trouble in &troubles {
+            eprintln!("portolan: {}: {trouble}", check.file.display());
+        }
+        if troubles.is_empty() {
+            println!(
+                "{} is good: {} listeners, {} routes, {} services, {} apps",
+                check.file.display(),
+                config.listeners.len(),
+                config.routes.len(),
+                config.services.len(),
+                config.apps.len()
+            );
+        }
+    }
+    if troubles.is_empty() { ExitCode::SUCCESS } else { EXIT_FAILED.into() }
+}
+
+/// Ends the jobs that a stopped `up` left running.
+pub(super) fn stop(file: &Path) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => return wrong(&error),
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let jobs = mesh::jobs_dir(&config.node.data_dir);
+    match runtime.block_on(job::stop_all(&jobs, JobSpec::KILL_TIMEOUT)) {
+        Ok(0) => println!("no job was running"),
+        Ok(count) => println!("{count} jobs were stopped"),
+        Err(error) => return failed(&error),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Serves the sample app until told to stop.
+pub(super) fn whoami(bind: Option<SocketAddr>) -> ExitCode {
+    let from_env = || {
+        let addr = std::env::var("PORTOLAN_ADDR").ok().and_then(|addr| addr.parse().ok());
+        let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok());
+        addr.or_else(|| Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port?)))
+    };
+    let Some(bind) = bind.or_else(from_env) else {
+        eprintln!("portolan: no address to listen at: give --bind ADDR:PORT, or set PORT");
+        return EXIT_USAGE.into();
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let result = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind(bind).await?;
+        println!("whoami listens at {}", listener.local_addr()?);
+        whoami::serve(listener, stop_signal()).await
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portolan: cannot serve at {bind}: {error}");
+            EXIT_FAILED.into()
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! From the configuration to bound sockets and open files. Whatever fails here fails before
+//! anything runs, and what was bound is let go.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use portolan_agent::AgentConfig;
+use portolan_agent::job::{self, ShimProgram};
+use portolan_discovery::snapshot::{SavedFile, Snapshot};
+use portolan_discovery::store::embedded::OpenError;
+use portolan_dns::{Dns, Upstreams, ZoneConfig};
+use portolan_router::{ListenerConfig, Router};
+
+use super::{Mesh, jobs_dir, open};
+use crate::api::{Token, TokenError};
+use crate::clock;
+use crate::config::{Config, Listener};
+use crate::live::Live;
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket of the router.
+    #[error(transparent)]
+    Router(#[from] portolan_router::BindError),
+    /// A socket of the resolver.
+    #[error(transparent)]
+    Dns(#[from] portolan_dns::BindError),
+    /// The admin listener.
+    #[error("cannot bind admin.bind {addr}: {source}")]
+    Admin {
+        /// Its address.
+        addr: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The data folder.
+    #[error("cannot use node.data_dir {path}: {source}")]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// The token.
+    #[error("admin.token_file {path}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenError,
+    },
+    /// A thread of the router.
+    #[error("cannot start a data worker: {0}")]
+    Thread(#[source] io::Error),
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] portolan_agent::BindError),
+    /// The path of this program, which each job's supervisor is started from.
+    #[error("cannot find this program's own file: {0}")]
+    Program(#[source] io::Error),
+}
+
+impl StartError {
+}
+
+impl Mesh {
+    /// Binds every socket and opens every file, or fails and leaves nothing behind.
+    pub fn bind(config: Config, new_store: bool) -> Result<Self, StartError> {
+        let data_dir = config.node.data_dir.clone();
+        private_folder(&data_dir)
+            .and_then(|()| private_folder(&jobs_dir(&data_dir)))
+            .map_err(|source| StartError::DataDir { path: data_dir.clone(), source })?;
+        let token = match &config.admin.token_file {
+            Some(path) => Some(
+                Token::load(path)
+                    .map_err(|source| StartError::Token { path: path.clone(), source })?,
+            ),
+            None => None,
+        };
+        let registry = prometheus::Registry::new();
+        let router = Router::bind(router_config(&config), &registry)?;
+        let dns = match dns_config(&config) {
+            Some(dns) => Some(Dns::bind(dns, &registry)?),
+            None => None,
+        };
+        let admin = bind_admin(config.admin.bind)?;
+        let saved_file = SavedFile::at(data_dir.join("table.saved"));
+        let (opener, store) = open::open(&config.store_path, saved_file.exists(), new_store)?;
+        let live = Arc::new(Live::new(saved(&saved_file, new_store), clock::now()));
+        Ok(Self { config, saved_file, opener, store, live, router, dns, admin, token, registry })
+    }
+}
+
+/// A folder that only its owner can look into: jobs' logs and environment lie in it.
+fn private_folder(path: &Path) -> io::Result<()> {
+    const OWNER_ONLY: u32 = 0o700;
+    match fs::DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(OWNER_ONLY)),
+        Err(error) => Err(error),
+    }
+}
+
+fn bind_admin(addr: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    bind().map_err(|source| StartError::Admin { addr, source })
+}
+
+/// The snapshot that was served last, or an empty one.
+fn saved(file: &SavedFile, new_store: bool) -> Snapshot {
+    if new_store || !file.exists() {
+        return Snapshot::default();
+    }
+    match file.load() {
+        Ok(saved) => {
+            for record in &saved.rejected {
+                tracing::warn!(%record, "in the saved table");
+            }
+            if saved.is_older {
+                tracing::warn!("the newest saved table is damaged; the one before it is served");
+            }
+            tracing::info!(revision = %saved.snapshot.revision, "the saved table is served until the store answers");
+            saved.snapshot
+        }
+        Err(error) => {
+            tracing::error!(%error, "there is no saved table to begin with");
+            Snapshot::default()
+        }
+    }
+}
+
+fn router_config(config: &Config) -> portolan_router::Config {
+    let listener = |listener: &Listener| ListenerConfig {
+        name: listener.name.clone(),
+        bind: listener.bind,
+        protocol: listener.protocol,
+        trusted_peers: listener.trusted.clone(),
+    };
+    let listeners = config.listeners.iter().map(listener).collect();
+    let mut router = portolan_router::Config::new(listeners);
+    let set = &config.router;
+    let (timeouts, limits) = (&mut router.timeouts, &mut router.limits);
+    for (to, from) in [
+        (&mut timeouts.connect, set.connect_timeout),
+        (&mut timeouts.client_header, set.header_timeout),
+        (&mut timeouts.client_body, set.body_idle_timeout),
+        (&mut timeouts.client_idle, set.keep_alive_timeout),
+        (&mut timeouts.first_byte, set.first_byte_timeout),
+        (&mut timeouts.upstream_idle, set.upstream_idle_timeout),
+        (&mut timeouts.tunnel_idle, set.tunnel_idle_timeout),
+        (&mut timeouts.tcp_idle, set.tcp_idle_timeout),
+    ] {
+        *to = from.unwrap_or(*to);
+    }
+    for (to, from) in [
+        (&mut limits.http.head_bytes_max, set.header_bytes_max),
+        (&mut limits.http.headers_max, set.headers_max),
+        (&mut limits.http.target_bytes_max, set.target_bytes_max),
+        (&mut limits.retries_max, set.retries_max.map(usize::from)),
+    ] {
+        *to = from.unwrap_or(*to);
+    }
+    router.workers = set.workers.unwrap_or(router.workers);
+    router
+}
+
+pub(super) fn zone_config(config: &Config) -> ZoneConfig {
+    config.dns.as_ref().map_or_else(ZoneConfig::default, |dns| ZoneConfig {
+        name: dns.zone.clone(),
+        proxy_addrs: dns.proxy_addresses.clone(),
+    })
+}
+
+fn dns_config(config: &Config) -> Option<portolan_dns::Config> {
+    let set = config.dns.as_ref()?;
+    let default = portolan_dns::Config::default();
+    let mut limits = default.limits;
+    limits.cache_bytes_max = set.cache_bytes_max.unwrap_or(limits.cache_bytes_max);
+    Some(portolan_dns::Config {
+        bind: set.bind.clone(),
+        zone: zone_config(config),
+        upstreams: match &set.upstreams {
+            Some(list) => Upstreams::Static(list.clone()),
+            None => Upstreams::ResolvConf(set.resolv_conf.clone()),
+        },
+        allow: set.allow.clone().unwrap_or(default.allow),
+        workers: set.workers.and_then(NonZeroUsize::new).unwrap_or(default.workers),
+        limits,
+    })
+}
+
+pub(super) fn agent_config(config: &Config) -> Result<AgentConfig, StartError> {
+    // Sent once: the file is not read again while the process runs, so the other end may go.
+    let (_, declared) = tokio::sync::watch::channel(config.services.clone());
+    Ok(AgentConfig {
+        node: config.node.name.clone(),
+        services_dir: config.agent.services_dir.clone(),
+        declared,
+        jobs: job::Config {
+            addr: config.node.address,
+            ports: config.agent.ports,
+            dir: jobs_dir(&config.node.data_dir),
+            shim: ShimProgram::current().map_err(StartError::Program)?,
+        },
+    })
+}

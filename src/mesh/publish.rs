@@ -1,0 +1,41 @@
+//! Compiles each new state and hands it to router and resolver.
+
+use std::sync::Arc;
+
+use portolan_discovery::snapshot::Snapshot;
+use portolan_dns::{Dns, Zone, ZoneConfig};
+use portolan_router::{Router, Table};
+
+/// Hands each new state to router and resolver.
+pub(super) struct Publisher {
+    router: Arc<Router>,
+    resolver: Option<Resolver>,
+}
+
+/// The resolver, and how its zones are made.
+pub(super) struct Resolver {
+    pub(super) dns: Arc<Dns>,
+    pub(super) config: ZoneConfig,
+}
+
+impl Publisher {
+    pub(super) fn new(router: Arc<Router>, resolver: Option<Resolver>) -> Self {
+        Self { router, resolver }
+    }
+
+    /// Compiles and publishes. Every worker has the new state within a turn of its loop.
+    pub(super) fn publish(&self, snapshot: &Snapshot) {
+        let previous = self.router.table();
+        let compiled = Table::compile(snapshot, Some(&previous), self.router.metrics());
+        for conflict in &compiled.report.conflicts {
+            let (winner, loser) = (&conflict.winner, &conflict.loser);
+            tracing::warn!(%winner, %loser, "two routes take the same requests");
+        }
+        self.router.publish(Arc::new(compiled.table));
+        if let Some(resolver) = &self.resolver {
+            let previous = resolver.dns.zone();
+            resolver.dns.publish(Zone::compile(snapshot, Some(&previous), &resolver.config));
+        }
+        tracing::debug!(revision = %snapshot.revision, "published");
+    }
+}
