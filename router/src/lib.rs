@@ -1,20 +1,36 @@
 //! The data path: route table, HTTP/1.1 and TCP, one worker per core.
+//!
+//! [`Router::bind`] takes a [`Config`] and binds every socket, [`Bound::start`] starts the
+//! workers with their first [`Table`], [`Router::publish`] gives them the next one, and
+//! [`Router::drain`] ends them without losing a request.
 
 pub mod h1;
 pub mod metrics;
 
 mod balance;
+mod buffer;
 mod cell;
+mod config;
+mod deadline;
+mod drain;
 mod endpoint;
 mod explain;
+mod listener;
+mod pool;
+mod proxy;
+mod router;
 mod table;
+mod tcp;
+mod tunnel;
+mod worker;
 
 pub use balance::{ATTEMPTS_MAX, RETRIES_MAX, Tried};
 pub use cell::{Reader, TableCell, Wake};
+pub use config::{Config, DRAIN, Limits, ListenerConfig, Timeouts};
 pub use endpoint::{Endpoint, EndpointState, InFlight};
-pub use explain::{
-    BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanation, Verdict,
-};
+pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanation, Verdict};
+pub use listener::BindError;
+pub use router::{Bound, Router};
 pub use table::{
     Compiled, Conflict, Member, PickError, Report, RouteEntry, RouteFault, ServiceTable, Table,
 };

@@ -1,0 +1,220 @@
+//! Listening sockets: one per listener and worker, all on the listener's address, so that the
+//! kernel spreads connections and workers share nothing. Owns binding and accepting; knows
+//! nothing of what is spoken.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portolan_discovery::model::{ListenerName, Protocol};
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::warn;
+
+use crate::config::ListenerConfig;
+use crate::metrics::{ListenerMetrics, Metrics};
+use crate::worker::Worker;
+
+/// Connections that the kernel holds until a worker takes them (it caps this at `somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// The wait after an accept that failed for want of a resource: the connections that hold it
+/// must get the time to end.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another socket listens there, be it of this process or of another one.
+    #[error("listener {listener}: {addr} is in use")]
+    InUse {
+        /// The listener.
+        listener: ListenerName,
+        /// Its address.
+        addr: SocketAddr,
+    },
+    /// Anything else about the address.
+    #[error("listener {listener}: cannot bind {addr}")]
+    Socket {
+        /// The listener.
+        listener: ListenerName,
+        /// Its address.
+        addr: SocketAddr,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A metric has a name that is taken.
+    #[error("cannot register the router's metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A listener as its connections see it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) name: ListenerName,
+    pub(crate) protocol: Protocol,
+    pub(crate) local: SocketAddr,
+    pub(crate) metrics: ListenerMetrics,
+    trusted_peers: Vec<IpNet>,
+}
+
+impl Listener {
+    /// Whether what the peer says of the client is believed.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_peers.iter().any(|net| net.contains(&peer))
+    }
+}
+
+/// A bound listener with one socket per worker.
+#[derive(Debug)]
+pub(crate) struct BoundListener {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) sockets: Vec<std::net::TcpListener>,
+}
+
+/// Binds a listener for `workers`.
+pub(crate) fn bind(
+    config: &ListenerConfig,
+    workers: usize,
+    metrics: &Metrics,
+) -> Result<BoundListener, BindError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            BindError::InUse { listener: config.name.clone(), addr: config.bind }
+        }
+        _ => BindError::Socket { listener: config.name.clone(), addr: config.bind, source },
+    };
+    let (sockets, local) = sockets(config.bind, workers).map_err(failed)?;
+    let listener = Listener {
+        name: config.name.clone(),
+        protocol: config.protocol,
+        local,
+        metrics: metrics.listener(&config.name),
+        trusted_peers: config.trusted_peers.clone(),
+    };
+    Ok(BoundListener { listener: Arc::new(listener), sockets })
+}
+
+fn sockets(addr: SocketAddr, count: usize) -> io::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
+    if addr.port() != 0 {
+        // A second process of the same user could share the port with us and silently take
+        // half of the connections. A socket that shares with nobody finds it out.
+        socket(addr, false)?;
+    }
+    let first = listening(addr)?;
+    let local = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(listening(local)?);
+    }
+    Ok((sockets, local))
+}
+
+fn listening(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket(addr, true)?;
+    // Accepted sockets inherit it, which saves a system call for each of them.
+    socket.set_tcp_nodelay(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), None)?;
+    // Connections of an earlier process that are not quite gone must not keep us from starting.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// Accepts until the worker drains; then takes what the kernel has accepted already, because
+/// closing the socket would reset it.
+pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
+    let mut warned = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = worker.draining() => break,
+            () = worker.room() => {}
+        }
+        let accepted = tokio::select! {
+            biased;
+            () = worker.draining() => break,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                warned = false;
+                worker.serve(&listener, stream, peer);
+            }
+            Err(error) => {
+                worker.metrics.accept_errors.inc();
+                if !is_of_the_peer(&error) {
+                    if !std::mem::replace(&mut warned, true) {
+                        warn!(listener = %listener.name, %error, "cannot accept connections");
+                    }
+                    tokio::time::sleep(ACCEPT_BACK_OFF).await;
+                }
+            }
+        }
+    }
+    while let Some((stream, peer)) = accepted_already(&socket).await {
+        worker.serve(&listener, stream, peer);
+    }
+}
+
+async fn accepted_already(socket: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    std::future::poll_fn(|cx| match socket.poll_accept(cx) {
+        std::task::Poll::Ready(accepted) => std::task::Poll::Ready(accepted.ok()),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}
+
+/// The connection ended before it was accepted: the next one may be fine.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn all_workers_listen_on_the_port_that_the_first_one_got() {
+        let (sockets, addr) = sockets(local(0), 3).unwrap();
+        assert_ne!(addr.port(), 0);
+        assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == addr));
+    }
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_refused_even_if_it_could_be_shared() {
+        let (held, addr) = sockets(local(0), 2).unwrap();
+        let error = sockets(addr, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(held);
+        sockets(addr, 2).expect("the port is free again");
+    }
+
+    #[test]
+    fn an_accepted_socket_sends_without_delay() {
+        let (held, addr) = sockets(local(0), 1).unwrap();
+        held[0].set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(addr).unwrap();
+        assert!(held[0].accept().unwrap().0.nodelay().unwrap());
+    }
+}

@@ -1,0 +1,233 @@
+//! Idle connections to instances, by value: no task, no timer, last in first out.
+//!
+//! One pool a worker. A connection that the instance has closed is found out when it is taken
+//! or swept; a connection is never handed out with bytes on it. Knows nothing of HTTP.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::deadline::Tick;
+use crate::endpoint::EndpointState;
+
+/// Idle connections of one worker in all: a worker with very many instances does not eat the
+/// process's file descriptors.
+const IDLE_MAX: usize = 8_192;
+
+/// A connection to an instance.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) stream: TcpStream,
+    /// It has served a request before.
+    pub(crate) reused: bool,
+    /// How long it may be idle.
+    pub(crate) idle_max: Duration,
+}
+
+#[derive(Debug)]
+struct Idle {
+    upstream: Upstream,
+    expires: Tick,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    state: Arc<EndpointState>,
+    idle: Vec<Idle>,
+}
+
+/// How sure one must be that a connection still lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// What the last turn of the loop said is enough: the request may be sent again.
+    Repeatable,
+    /// The kernel is asked right now: the request must not be sent twice.
+    Once,
+}
+
+/// The idle connections of one worker.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shelves: RefCell<Shelves>,
+    per_instance_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shelves {
+    by_key: HashMap<u64, Shelf, foldhash::fast::RandomState>,
+    count: usize,
+}
+
+impl Pool {
+    pub(crate) fn new(per_instance_max: usize) -> Self {
+        Self { shelves: RefCell::default(), per_instance_max }
+    }
+
+    /// The connection used last that still lives.
+    pub(crate) fn take(&self, state: &EndpointState, now: Tick, care: Care) -> Option<Upstream> {
+        let mut shelves = self.shelves.borrow_mut();
+        let Shelves { by_key, count } = &mut *shelves;
+        let idle = &mut by_key.get_mut(&state.pool_key())?.idle;
+        while let Some(Idle { upstream, expires }) = idle.pop() {
+            *count -= 1;
+            let stream = &upstream.stream;
+            if expires > now && is_quiet(stream) && (care == Care::Repeatable || is_open(stream)) {
+                return Some(Upstream { reused: true, ..upstream });
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection on which nothing is under way for as long as it may be idle.
+    pub(crate) fn put(&self, state: &Arc<EndpointState>, upstream: Upstream, now: Tick) {
+        let mut shelves = self.shelves.borrow_mut();
+        let Shelves { by_key, count } = &mut *shelves;
+        if *count >= IDLE_MAX || !state.idle_wanted() {
+            return;
+        }
+        let shelf = by_key
+            .entry(state.pool_key())
+            .or_insert_with(|| Shelf { state: Arc::clone(state), idle: Vec::new() });
+        if shelf.idle.len() < self.per_instance_max {
+            let expires = now.after(upstream.idle_max);
+            shelf.idle.push(Idle { upstream, expires });
+            *count += 1;
+        }
+    }
+
+    /// Closes what has expired, what its instance has closed, and what no table has a use for.
+    /// Asks every connection, so it must not run on a task's budget of readiness checks.
+    pub(crate) fn sweep(&self, now: Tick) {
+        let mut shelves = self.shelves.borrow_mut();
+        let Shelves { by_key, count } = &mut *shelves;
+        by_key.retain(|_, shelf| {
+            let before = shelf.idle.len();
+            let wanted = shelf.state.idle_wanted();
+            shelf
+                .idle
+                .retain(|idle| wanted && idle.expires > now && is_quiet(&idle.upstream.stream));
+            *count -= before - shelf.idle.len();
+            !shelf.idle.is_empty()
+        });
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.shelves.borrow().count
+    }
+}
+
+/// Nothing has come since the last read, as far as the loop knows: no system call.
+fn is_quiet(stream: &TcpStream) -> bool {
+    stream.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// The kernel has neither an end nor bytes for us.
+fn is_open(stream: &TcpStream) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    match SockRef::from(stream).peek(&mut byte) {
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        Ok(_) => false,
+    }
+}
+
+/// Opens a connection without delay for small writes. No limit of time: the caller has the timer.
+pub(crate) async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.connect(addr).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::deadline::Wheel;
+
+    struct Far(TcpListener);
+
+    impl Far {
+        async fn new() -> Self {
+            Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+        }
+
+        async fn pair(&self, idle_ms: u64) -> (Upstream, TcpStream) {
+            let stream = connect(self.0.local_addr().unwrap()).await.unwrap();
+            let near = Upstream { stream, reused: false, idle_max: Duration::from_millis(idle_ms) };
+            (near, self.0.accept().await.unwrap().0)
+        }
+    }
+
+    fn after(ms: u64) -> Tick {
+        Wheel::new().now().after(Duration::from_millis(ms))
+    }
+
+    #[tokio::test]
+    async fn the_connection_used_last_is_taken_first() {
+        let (pool, state, far) = (Pool::new(8), EndpointState::new(), Far::new().await);
+        let (first, second) = (far.pair(5_000).await, far.pair(5_000).await);
+        let port = second.0.stream.local_addr().unwrap();
+        pool.put(&state, first.0, after(0));
+        pool.put(&state, second.0, after(0));
+        let taken = pool.take(&state, after(0), Care::Once).unwrap();
+        assert_eq!((taken.stream.local_addr().unwrap(), taken.reused), (port, true));
+        assert_eq!(pool.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_is_never_handed_out_with_care() {
+        let (pool, state, far) = (Pool::new(8), EndpointState::new(), Far::new().await);
+        let (near, gone) = far.pair(5_000).await;
+        pool.put(&state, near, after(0));
+        drop(gone);
+        // On loopback the end has arrived when `close` returns.
+        assert!(pool.take(&state, after(0), Care::Once).is_none());
+        assert_eq!(pool.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_expired_closed_or_unwanted_is_swept() {
+        let (pool, far) = (Pool::new(8), Far::new().await);
+        let (kept, expired, unwanted) =
+            (EndpointState::new(), EndpointState::new(), EndpointState::new());
+        let mut held = Vec::new();
+        for (state, ms) in [(&kept, 5_000), (&expired, 0), (&unwanted, 5_000)] {
+            let (near, other) = far.pair(ms).await;
+            pool.put(state, near, after(0));
+            held.push(other);
+        }
+        unwanted.want_idle(false);
+        pool.sweep(after(300));
+        assert_eq!(pool.len(), 1);
+        held.clear();
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while pool.len() > 0 {
+                tokio::task::yield_now().await;
+                pool.sweep(after(300));
+            }
+        })
+        .await
+        .expect("a closed connection is swept");
+    }
+
+    #[tokio::test]
+    async fn an_instance_gets_no_more_idle_connections_than_the_limit() {
+        let (pool, state, far) = (Pool::new(2), EndpointState::new(), Far::new().await);
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let (near, other) = far.pair(5_000).await;
+            pool.put(&state, near, after(0));
+            held.push(other);
+        }
+        assert_eq!(pool.len(), 2);
+    }
+}

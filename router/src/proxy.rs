@@ -1,0 +1,174 @@
+//! HTTP/1.1 connections of clients: one request after another, each to an instance of its
+//! route. Owns the order of things; syntax is `h1`'s, choosing is the table's.
+//!
+//! A request is read, parsed, routed and sent on in one turn of its task, and its response
+//! likewise: two reads and two writes for a small one. Between them nothing is held but what
+//! could be sent again.
+
+mod begin;
+mod budget;
+mod download;
+mod exchange;
+mod fault;
+mod reply;
+mod upload;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::buffer::{Buffer, SMALL};
+use crate::h1::Reason;
+use crate::worker::Client;
+use begin::{Begun, begin};
+use reply::Refusal;
+
+pub(crate) use budget::RetryBudget;
+pub(crate) use fault::{connect_fault, costs_budget};
+
+/// How long a connection that ends early is read on, so that its client gets to see the
+/// response instead of a reset.
+const LINGER: Duration = Duration::from_secs(5);
+/// The most that is read then.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A client connection with what it has sent.
+#[derive(Debug)]
+struct Conn {
+    client: Client,
+    /// Read and not used: mostly nothing, else the next request.
+    input: Buffer,
+    /// The peer's address as text.
+    peer: Box<str>,
+    trusted: bool,
+}
+
+/// What becomes of a connection after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// It waits for the next one.
+    Next,
+    /// It is closed.
+    Close,
+    /// It is closed when the client has had the time to read what it was sent.
+    Linger,
+}
+
+/// Serves one client until its connection ends.
+pub(crate) async fn serve(client: Client) {
+    let peer = client.peer.to_string().into_boxed_str();
+    let trusted = client.listener.trusts(client.peer);
+    let mut conn = Conn { client, input: Buffer::default(), peer, trusted };
+    let first_wait = conn.client.worker.timeouts.client_header;
+    let mut wait = first_wait;
+    loop {
+        let after = match next(&mut conn, wait).await {
+            Next::Forward(mut exchange) => exchange.run(&mut conn).await,
+            Next::Refuse(refusal) => refusal.send(&mut conn).await,
+            Next::Over => After::Close,
+        };
+        match after {
+            After::Next => wait = conn.client.worker.timeouts.client_idle,
+            After::Close => return,
+            After::Linger => return linger(&mut conn).await,
+        }
+    }
+}
+
+/// What comes next on a connection.
+enum Next {
+    Forward(Box<exchange::Exchange>),
+    Refuse(Box<Refusal>),
+    /// The client has gone, or stayed away for too long.
+    Over,
+}
+
+/// Waits for a request; `wait` for its first byte.
+async fn next(conn: &mut Conn, wait: Duration) -> Next {
+    let header_wait = conn.client.worker.timeouts.client_header;
+    let mut partial = !conn.input.is_empty();
+    conn.client.timer.start(if partial { header_wait } else { wait });
+    if partial && let Some(next) = parsed(conn) {
+        return next;
+    }
+    poll_fn(|cx| {
+        loop {
+            if !conn.input.has_room() && !conn.input.grow() {
+                return Poll::Ready(refuse(Reason::HeadersTooLarge));
+            }
+            match conn.input.poll_fill(cx, &mut conn.client.stream) {
+                Poll::Ready(Ok(1..)) => {
+                    if let Some(next) = parsed(conn) {
+                        return Poll::Ready(next);
+                    }
+                    if !std::mem::replace(&mut partial, true) {
+                        conn.client.timer.start(header_wait);
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(Next::Over),
+                Poll::Pending if conn.client.timer.is_due() && partial => {
+                    return Poll::Ready(refuse(Reason::RequestTimeout));
+                }
+                Poll::Pending if conn.client.timer.is_due() => return Poll::Ready(Next::Over),
+                Poll::Pending if !partial && conn.client.worker.is_closing() => {
+                    return Poll::Ready(Next::Over);
+                }
+                Poll::Pending => {
+                    conn.client.timer.watch(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    })
+    .await
+}
+
+fn parsed(conn: &mut Conn) -> Option<Next> {
+    match begin(conn) {
+        Begun::More => None,
+        Begun::Forward(exchange) => Some(Next::Forward(exchange)),
+        Begun::Refuse(refusal) => Some(Next::Refuse(refusal)),
+    }
+}
+
+fn refuse(reason: Reason) -> Next {
+    Next::Refuse(Box::new(Refusal::of_connection(reason)))
+}
+
+/// RFC 9112 §9.6: closing with unread bytes resets the connection, and the reset may overtake
+/// the response. So the sending side is closed first, and what the client still sends is read.
+async fn linger(conn: &mut Conn) {
+    let Conn { client, input, .. } = conn;
+    *input = Buffer::default();
+    client.timer.start(LINGER);
+    let mut left = LINGER_BYTES_MAX;
+    let mut shut = false;
+    let mut bytes = vec![0; SMALL];
+    poll_fn(|cx| {
+        loop {
+            if !shut {
+                match Pin::new(&mut client.stream).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => shut = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            let mut room = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut client.stream).poll_read(cx, &mut room) {
+                Poll::Ready(Ok(())) if !room.filled().is_empty() && left > 0 => {
+                    left = left.saturating_sub(room.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending if client.timer.is_due() => return Poll::Ready(()),
+                Poll::Pending => {
+                    client.timer.watch(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,175 @@
+//! From the bytes of a request head to a request that can be sent: parse, route, pick. All of
+//! it in one go: no wait, no lock, and nothing borrowed from the table remains.
+
+use std::sync::Arc;
+
+use super::Conn;
+use super::exchange::Exchange;
+use super::reply::Refusal;
+use super::upload::Upload;
+use crate::balance::Tried;
+use crate::buffer;
+use crate::h1::{
+    BodyFraming, Forward, Limits, Method, Reason, Request, RequestFacts, Scheme, parse_request,
+};
+use crate::table::{PickError, RouteEntry};
+use crate::worker;
+
+/// The identifier that a request carries through the cluster.
+#[derive(Debug)]
+pub(super) enum RequestId {
+    /// Ours: 128 random bits in hex.
+    Made([u8; 32]),
+    /// The client's.
+    Kept(Box<str>),
+}
+
+impl RequestId {
+    fn of(request: &Request<'_>, random: impl FnOnce() -> u128) -> Self {
+        match request.request_id() {
+            Some(id) => Self::Kept(id.into()),
+            None => Self::Made(hex(random())),
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Made(id) => std::str::from_utf8(id).expect("hex digits are ASCII"),
+            Self::Kept(id) => id,
+        }
+    }
+}
+
+fn hex(value: u128) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(value.to_be_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    }
+    digits
+}
+
+/// What a request head has led to.
+pub(super) enum Begun {
+    /// It is not complete.
+    More,
+    /// An endpoint is picked, and the head for it is written.
+    Forward(Box<Exchange>),
+    /// The router answers itself.
+    Refuse(Box<Refusal>),
+}
+
+/// Begins the request at the start of the connection's input, and takes its head out.
+pub(super) fn begin(conn: &mut Conn) -> Begun {
+    let worker = &conn.client.worker;
+    let scratch = &mut *worker.scratch.borrow_mut();
+    let request = match parse_request(conn.input.data(), scratch, &worker.limits.http) {
+        Ok(Some(request)) => request,
+        Ok(None) => return Begun::More,
+        Err(reason) => return Begun::Refuse(Box::new(Refusal::of_connection(reason))),
+    };
+    let started = worker::now();
+    let facts = request.facts();
+    let id = RequestId::of(&request, || worker.random(|rng| rng.u128(..)));
+    worker.budget.request();
+    let begun = match choose(conn, &request) {
+        Ok((route, picked)) => {
+            let mut head = buffer::head();
+            write_head(conn, &request, &id, &mut head);
+            let limits = Limits {
+                body_bytes_max: route.body_bytes_max.unwrap_or(u64::MAX),
+                ..worker.limits.http
+            };
+            let upload = Upload::new(head, facts.body, limits);
+            Begun::Forward(Box::new(Exchange::new(
+                facts, id, started, route, picked, upload, worker,
+            )))
+        }
+        Err(refused) => Begun::Refuse(Box::new(refused.refusal(facts, id, started))),
+    };
+    let head_len = request.head_len();
+    conn.input.consume(head_len);
+    begun
+}
+
+/// Why no endpoint was chosen.
+enum Refused {
+    Reason(Reason),
+    Pick(PickError),
+    /// RFC 9110 §7.6.2: it was for this hop.
+    LastHop,
+}
+
+impl Refused {
+    fn refusal(self, facts: RequestFacts, id: RequestId, started: std::time::Instant) -> Refusal {
+        match self {
+            Self::Reason(reason) => Refusal::of_request(reason, facts, id),
+            Self::LastHop => Refusal::at_last_hop(facts, id),
+            Self::Pick(PickError::UnknownService { .. }) => {
+                Refusal::of_request(Reason::BadReference, facts, id)
+            }
+            Self::Pick(PickError::NoInstance { metrics, .. }) => {
+                let seconds = (worker::now() - started).as_secs_f64();
+                metrics.answered(Reason::NoInstance.status(), seconds);
+                Refusal::of_request(Reason::NoInstance, facts, id)
+            }
+        }
+    }
+}
+
+fn choose(
+    conn: &Conn,
+    request: &Request<'_>,
+) -> Result<(Arc<RouteEntry>, crate::endpoint::InFlight), Refused> {
+    let worker = &conn.client.worker;
+    let facts = request.facts();
+    if facts.max_forwards == Some(0) && matches!(facts.method, Method::Options | Method::Trace) {
+        return Err(Refused::LastHop);
+    }
+    let random = worker.random(|rng| rng.u64(..));
+    worker.with_table(|table| {
+        let route = table
+            .route(&conn.client.listener.name, request.host(), request.path())
+            .ok_or(Refused::Reason(Reason::NoRoute))?;
+        if let (BodyFraming::Length(length), Some(max)) = (facts.body, route.body_bytes_max)
+            && length > max
+        {
+            return Err(Refused::Reason(Reason::BodyTooLarge));
+        }
+        let picked = route.pick(table, random, &Tried::none()).map_err(Refused::Pick)?;
+        Ok((Arc::clone(route), picked))
+    })
+}
+
+fn write_head(conn: &Conn, request: &Request<'_>, id: &RequestId, head: &mut Vec<u8>) {
+    let local = conn.client.listener.local;
+    let fallback;
+    let authority_fallback = if request.host().is_empty() {
+        // Only an HTTP/1.0 client gets here: the socket is asked for the address it reached.
+        fallback = conn.client.stream.local_addr().unwrap_or(local).to_string();
+        fallback.as_str()
+    } else {
+        ""
+    };
+    let forward = Forward {
+        peer: &conn.peer,
+        peer_trusted: conn.trusted,
+        scheme: Scheme::Http,
+        port: local.port(),
+        request_id: id.as_str(),
+        authority_fallback,
+    };
+    request.write_upstream(&forward, head);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hex;
+
+    #[test]
+    fn an_id_is_32_hex_digits() {
+        assert_eq!(&hex(0x0123_4567_89ab_cdef), b"00000000000000000123456789abcdef");
+        assert_eq!(&hex(u128::MAX), b"ffffffffffffffffffffffffffffffff");
+    }
+}

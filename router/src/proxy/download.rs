@@ -1,0 +1,291 @@
+//! The way of a response from an instance to the client: interim heads, the head, the body.
+//! A head and the part of the body that came with it leave in one write.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::fault::Failure;
+use crate::buffer::{Buffer, Outbox};
+use crate::h1::{
+    BodyFraming, BodyState, CHUNK_END, ChunkHead, Deliver, LAST_CHUNK, Phase, Reason, Relay,
+    RequestFacts, Response, ResponseFacts, parse_response,
+};
+use crate::worker::Worker;
+
+/// A server that names the wait after which it closes an idle connection gets so much less of
+/// it: it counts from its last write, we from our last read.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// What a download waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receiving {
+    /// The client: room for more.
+    Client,
+    /// The instance: the head, or more of the body.
+    Upstream,
+    /// Nothing: all is delivered.
+    Over,
+}
+
+/// What a response is read for.
+pub(super) struct Asked<'r> {
+    pub(super) worker: &'r Worker,
+    pub(super) request: RequestFacts,
+    pub(super) id: &'r str,
+    /// The connection of the client stays open, as far as the request is concerned.
+    pub(super) keep_alive: bool,
+    /// The connection to the instance has served a request before.
+    pub(super) reused: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Head,
+    Body,
+    Over,
+    Switched,
+}
+
+/// A response on its way.
+#[derive(Debug)]
+pub(super) struct Download {
+    buffer: Buffer,
+    pub(super) outbox: Outbox,
+    /// Bytes of the buffer that are done with once the outbox is empty.
+    spent: usize,
+    stage: Stage,
+    relay: Relay,
+    body: BodyState,
+    facts: Option<ResponseFacts>,
+    keep_alive: bool,
+    begun: bool,
+    interim: bool,
+    idle_max: Option<Duration>,
+    written: u64,
+}
+
+impl Download {
+    pub(super) fn new(worker: &Worker) -> Self {
+        Self {
+            buffer: Buffer::default(),
+            outbox: Outbox::default(),
+            spent: 0,
+            stage: Stage::Head,
+            relay: Relay::None,
+            body: BodyState::response(BodyFraming::None, &worker.limits.http),
+            facts: None,
+            keep_alive: false,
+            begun: false,
+            interim: false,
+            idle_max: None,
+            written: 0,
+        }
+    }
+
+    /// Whether a byte of the response has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether the instance has said something before its answer.
+    pub(super) fn had_interim(&self) -> bool {
+        self.interim
+    }
+
+    /// The answer, once the client is to get it: from then on there can be no other.
+    pub(super) fn facts(&self) -> Option<ResponseFacts> {
+        self.facts
+    }
+
+    /// Both directions are a tunnel now; [`Download::take_rest`] has its first bytes.
+    pub(super) fn is_switched(&self) -> bool {
+        self.stage == Stage::Switched
+    }
+
+    /// Whether the client's connection stays open, as its head said.
+    pub(super) fn keeps_client(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Whether the connection to the instance can serve another request.
+    pub(super) fn keeps_upstream(&self) -> bool {
+        self.stage == Stage::Over
+            && self.buffer.is_empty()
+            && self.facts.is_some_and(|facts| facts.reusable)
+    }
+
+    /// How long the instance keeps an idle connection, if it said so and we asked.
+    pub(super) fn idle_max(&self) -> Option<Duration> {
+        self.idle_max
+    }
+
+    /// Only the end of the connection tells the client where the body ends.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        matches!(self.relay, Relay::Decode | Relay::UntilClose)
+    }
+
+    /// What has come behind the head.
+    pub(super) fn take_rest(&mut self) -> Buffer {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Delivers what there is, and reads more when all of it is delivered.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut TcpStream,
+        upstream: &mut TcpStream,
+        asked: &Asked<'_>,
+        moved: &mut bool,
+    ) -> Result<Receiving, Failure> {
+        loop {
+            if !self.outbox.is_empty() {
+                let before = self.written;
+                let flushed =
+                    self.outbox.poll_flush(cx, client, self.buffer.data(), &mut self.written);
+                *moved |= self.written > before;
+                match flushed {
+                    Poll::Pending => return Ok(Receiving::Client),
+                    Poll::Ready(Ok(())) => self.outbox.clear(),
+                    Poll::Ready(Err(_)) => return Err(self.client_gone()),
+                }
+            }
+            self.buffer.consume(std::mem::take(&mut self.spent));
+            if matches!(self.stage, Stage::Over | Stage::Switched) {
+                return Ok(Receiving::Over);
+            }
+            if !self.buffer.is_empty() && self.advance(asked)? {
+                continue;
+            }
+            if !self.buffer.has_room() && !self.buffer.grow() {
+                return Err(Reason::UpstreamHeadTooLarge.into());
+            }
+            match self.buffer.poll_fill(cx, upstream) {
+                Poll::Pending => return Ok(Receiving::Upstream),
+                Poll::Ready(Ok(1..)) => (self.begun, *moved) = (true, true),
+                Poll::Ready(Ok(0)) => self.ended(None, asked)?,
+                Poll::Ready(Err(error)) => self.ended(Some(&error), asked)?,
+            }
+        }
+    }
+
+    fn client_gone(&self) -> Failure {
+        let answered = self.facts.is_some();
+        Failure::last(if answered { Reason::ClientGoneInBody } else { Reason::ClientGone })
+    }
+
+    /// Makes something of what is in the buffer; false if that takes more bytes.
+    fn advance(&mut self, asked: &Asked<'_>) -> Result<bool, Failure> {
+        if self.stage == Stage::Head && !self.read_head(asked)? {
+            return Ok(false);
+        }
+        if self.stage == Stage::Body && !self.buffer.is_empty() {
+            self.pass_body()?;
+        }
+        Ok(true)
+    }
+
+    fn read_head(&mut self, asked: &Asked<'_>) -> Result<bool, Reason> {
+        let scratch = &mut *asked.worker.scratch.borrow_mut();
+        let limits = &asked.worker.limits.http;
+        let parsed = parse_response(self.buffer.data(), scratch, &asked.request, limits)?;
+        let Some(response) = parsed else { return Ok(false) };
+        let facts = response.facts();
+        let date = asked.worker.clock.date();
+        let deliver = Deliver {
+            request: asked.request,
+            keep_alive: asked.keep_alive,
+            date: &date,
+            request_id: Some(asked.id),
+        };
+        let delivery = response.write_client(&deliver, self.outbox.head())?;
+        match facts.phase {
+            Phase::Interim => self.interim = true,
+            Phase::Switch(_) => (self.stage, self.facts) = (Stage::Switched, Some(facts)),
+            Phase::Final => {
+                if !asked.reused {
+                    self.idle_max = keep_alive_timeout(&response);
+                }
+                self.facts = Some(facts);
+                self.relay = delivery.relay;
+                self.keep_alive = delivery.keep_alive;
+                self.body = BodyState::response(facts.body, limits);
+                let over = delivery.relay == Relay::None || self.body.is_done();
+                self.stage = if over { Stage::Over } else { Stage::Body };
+            }
+        }
+        let head_len = response.head_len();
+        if let BodyFraming::Length(length) = facts.body {
+            self.buffer.expect(length);
+        }
+        self.buffer.consume(head_len);
+        Ok(true)
+    }
+
+    /// Queues what has come of the body.
+    fn pass_body(&mut self) -> Result<(), Reason> {
+        if self.relay == Relay::Decode {
+            return self.decode();
+        }
+        let progress = self.body.feed(self.buffer.data())?;
+        let is_chunk = self.relay == Relay::Encode && progress.forward > 0;
+        if is_chunk {
+            self.outbox.head().extend_from_slice(ChunkHead::new(progress.forward).as_bytes());
+        }
+        self.outbox.push_data(0..progress.forward);
+        if is_chunk {
+            self.outbox.push_tail(CHUNK_END);
+        }
+        if progress.done {
+            self.outbox.push_tail(self.body.tail());
+            self.stage = Stage::Over;
+        }
+        self.spent = progress.taken;
+        Ok(())
+    }
+
+    /// Takes chunks apart for a client that does not know them. Copies: such clients are rare.
+    fn decode(&mut self) -> Result<(), Reason> {
+        let data = self.buffer.data();
+        let head = self.outbox.head();
+        while self.spent < data.len() && !self.body.is_done() {
+            let rest = &data[self.spent..];
+            let payload = self.body.decode(rest)?;
+            head.extend_from_slice(&rest[payload.data]);
+            self.spent += payload.taken;
+        }
+        if self.body.is_done() {
+            self.stage = Stage::Over;
+        }
+        Ok(())
+    }
+
+    /// The instance has closed or reset the connection.
+    fn ended(&mut self, error: Option<&io::Error>, asked: &Asked<'_>) -> Result<(), Failure> {
+        if self.stage == Stage::Head {
+            return Err(Failure::closed(error, asked.reused, self.begun));
+        }
+        if error.is_some() {
+            // A reset is no end, even where the end of the connection is that of the body.
+            return Err(Reason::UpstreamBodyCut.into());
+        }
+        self.body.close()?;
+        if self.relay == Relay::Encode {
+            self.outbox.push_tail(LAST_CHUNK);
+        }
+        self.stage = Stage::Over;
+        Ok(())
+    }
+}
+
+/// `Keep-Alive: timeout=5`: not in any RFC, but what Node, Apache and others say and do. To use
+/// the connection up to our own limit would be to write requests into a closing door.
+fn keep_alive_timeout(response: &Response<'_>) -> Option<Duration> {
+    let value = std::str::from_utf8(response.header("keep-alive")?).ok()?;
+    let timeout = value.split(',').find_map(|item| item.trim().strip_prefix("timeout="))?;
+    let timeout = Duration::from_secs(timeout.parse().ok()?);
+    Some(timeout.saturating_sub(KEEP_ALIVE_MARGIN))
+}

@@ -1,0 +1,344 @@
+//! One request and its response: attempts at instances, both directions at once, the waits,
+//! and how it ends.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::begin::RequestId;
+use super::download::{Asked, Download, Receiving};
+use super::fault::{Failure, Retry};
+use super::reply::send_error;
+use super::upload::{Sending, Upload};
+use super::{After, Conn};
+use crate::balance::Tried;
+use crate::deadline::{Tick, Timer};
+use crate::endpoint::InFlight;
+use crate::h1::{Reason, RequestFacts};
+use crate::pool::{self, Care, Upstream};
+use crate::table::RouteEntry;
+use crate::tunnel::{self, End, Pipe};
+use crate::worker::{self, Worker};
+
+/// A request that an endpoint was picked for.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    facts: RequestFacts,
+    id: RequestId,
+    started: Instant,
+    route: Arc<RouteEntry>,
+    picked: InFlight,
+    tried: Tried,
+    retries: usize,
+    /// When the whole request has to be over, if its route says so.
+    ends: Option<Tick>,
+    upload: Upload,
+    download: Download,
+    /// The client may have gone; bytes of its next request hide that.
+    watch_client: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        facts: RequestFacts,
+        id: RequestId,
+        started: Instant,
+        route: Arc<RouteEntry>,
+        picked: InFlight,
+        upload: Upload,
+        worker: &Worker,
+    ) -> Self {
+        let ends = route.timeouts.request.map(|wait| worker.wheel.now().after(wait));
+        Self {
+            facts,
+            id,
+            started,
+            route,
+            picked,
+            tried: Tried::none(),
+            retries: 0,
+            ends,
+            upload,
+            download: Download::new(worker),
+            watch_client: true,
+        }
+    }
+
+    /// Sends the request and delivers the response, or the reason why there is none.
+    pub(super) async fn run(&mut self, conn: &mut Conn) -> After {
+        let mut fresh = false;
+        loop {
+            let failure = match self.attempt(conn, fresh).await {
+                Ok(upstream) if self.download.is_switched() => {
+                    return Box::pin(self.tunnel(conn, upstream.stream)).await;
+                }
+                Ok(upstream) => return self.finish(conn, upstream),
+                Err(failure) => failure,
+            };
+            if !self.may_retry(conn, failure) {
+                return self.fail(conn, failure.reason).await;
+            }
+            // What else is kept may be as dead as this one was.
+            fresh = true;
+        }
+    }
+
+    async fn attempt(&mut self, conn: &mut Conn, fresh: bool) -> Result<Upstream, Failure> {
+        let kept = if fresh { None } else { self.kept(&conn.client.worker) };
+        let mut upstream = match kept {
+            Some(kept) => kept,
+            None => {
+                let stream = self.connect(conn).await?;
+                let idle_max = conn.client.worker.timeouts.upstream_idle;
+                Upstream { stream, reused: false, idle_max }
+            }
+        };
+        // The waits begin.
+        let mut moved = true;
+        poll_fn(|cx| self.poll(cx, conn, &mut upstream, &mut moved)).await?;
+        Ok(upstream)
+    }
+
+    fn kept(&self, worker: &Worker) -> Option<Upstream> {
+        let care = if self.facts.method.is_idempotent() { Care::Repeatable } else { Care::Once };
+        let kept = worker.pool.take(&self.picked.state, worker.wheel.now(), care)?;
+        worker.metrics.upstream_reused.inc();
+        Some(kept)
+    }
+
+    async fn connect(&mut self, conn: &mut Conn) -> Result<TcpStream, Failure> {
+        conn.client.worker.metrics.upstream_opened.inc();
+        let wait = conn.client.worker.timeouts.connect;
+        self.start_wait(&conn.client.timer, wait);
+        let mut connecting = pin!(pool::connect(self.picked.addr));
+        let connected = poll_fn(|cx| {
+            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(connected.map_err(|error| Failure::connect(&error)));
+            }
+            if self.has_client_gone(cx, &conn.client.stream) {
+                return Poll::Ready(Err(Failure::last(Reason::ClientGone)));
+            }
+            let timer = &conn.client.timer;
+            if timer.is_due() {
+                return Poll::Ready(Err(Failure {
+                    reason: Reason::UpstreamConnectTimeout,
+                    retry: if self.is_out_of_time(timer) { Retry::Never } else { Retry::Safe },
+                }));
+            }
+            timer.watch(cx);
+            Poll::Pending
+        })
+        .await;
+        if let Err(failure) = &connected
+            && failure.retry == Retry::Safe
+        {
+            self.picked.metrics.connect_failures.inc();
+        }
+        connected
+    }
+
+    /// Moves bytes in both directions until the response is delivered.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        conn: &mut Conn,
+        upstream: &mut Upstream,
+        moved: &mut bool,
+    ) -> Poll<Result<(), Failure>> {
+        let client = &mut conn.client;
+        let sending = self.upload.poll(
+            cx,
+            &mut client.stream,
+            &mut conn.input,
+            &mut upstream.stream,
+            moved,
+        )?;
+        let asked = Asked {
+            worker: &client.worker,
+            request: self.facts,
+            id: self.id.as_str(),
+            // Where a request that was not read would end, nobody knows.
+            keep_alive: self.facts.keep_alive
+                && self.upload.is_read()
+                && !client.worker.is_draining(),
+            reused: upstream.reused,
+        };
+        let had_begun = self.download.has_begun();
+        let received =
+            self.download.poll(cx, &mut client.stream, &mut upstream.stream, &asked, moved);
+        if !had_begun && self.download.has_begun() {
+            self.upload.settle(&mut conn.input);
+        }
+        let receiving = received?;
+        if receiving == Receiving::Over {
+            return Poll::Ready(Ok(()));
+        }
+        if sending == Sending::Over && self.has_client_gone(cx, &conn.client.stream) {
+            return Poll::Ready(Err(self.gone_reason().into()));
+        }
+        let (wait, reason) = self.wait(&conn.client.worker, sending, receiving);
+        let timer = &conn.client.timer;
+        if std::mem::take(moved) {
+            self.start_wait(timer, wait);
+        }
+        if timer.is_due() {
+            return Poll::Ready(Err(reason.into()));
+        }
+        timer.watch(cx);
+        Poll::Pending
+    }
+
+    fn gone_reason(&self) -> Reason {
+        match self.download.facts() {
+            Some(_) => Reason::ClientGoneInBody,
+            None => Reason::ClientGone,
+        }
+    }
+
+    /// What is waited for, how long, and what it means when it does not come.
+    fn wait(&self, worker: &Worker, sending: Sending, receiving: Receiving) -> (Duration, Reason) {
+        let timeouts = &worker.timeouts;
+        if receiving == Receiving::Client {
+            return (timeouts.client_write, Reason::ClientWriteTimeout);
+        }
+        if self.download.facts().is_some() {
+            return (timeouts.response_idle, Reason::UpstreamBodyTimeout);
+        }
+        let awaits_permission = self.facts.expect_continue
+            && !self.upload.has_body_bytes()
+            && !self.download.had_interim();
+        if sending == Sending::Client && !awaits_permission {
+            return (timeouts.client_body, Reason::BodyTimeout);
+        }
+        let first_byte = self.route.timeouts.first_byte.unwrap_or(timeouts.first_byte);
+        (first_byte, Reason::UpstreamTimeout)
+    }
+
+    fn start_wait(&self, timer: &Timer, wait: Duration) {
+        let due = timer.after(wait);
+        timer.set(self.ends.map_or(due, |ends| ends.min(due)));
+    }
+
+    fn is_out_of_time(&self, timer: &Timer) -> bool {
+        self.ends.is_some_and(|ends| timer.has_passed(ends))
+    }
+
+    /// Whether the client has closed, as far as can be seen without reading what it sends next.
+    /// A client that closes only its sending side counts as gone, as with nginx and Go: the two
+    /// look the same until it is too late.
+    fn has_client_gone(&mut self, cx: &mut Context<'_>, stream: &TcpStream) -> bool {
+        if !self.watch_client {
+            return false;
+        }
+        let mut byte = [0];
+        match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(1..)) => {
+                self.watch_client = false;
+                false
+            }
+            Poll::Ready(_) => true,
+        }
+    }
+
+    /// Decides on another attempt, and picks for it from the newest table: an instance that has
+    /// begun to drain is not picked again.
+    fn may_retry(&mut self, conn: &Conn, failure: Failure) -> bool {
+        let worker = &conn.client.worker;
+        let allowed = match failure.retry {
+            Retry::Never => false,
+            Retry::Safe => true,
+            Retry::Reused => self.facts.method.is_idempotent() || self.upload.is_unsent(),
+        };
+        if !allowed
+            || !self.upload.is_repeatable()
+            || self.retries >= worker.limits.retries_max
+            || self.is_out_of_time(&conn.client.timer)
+            || (failure.costs_budget() && !worker.budget.spend())
+        {
+            return false;
+        }
+        if failure.retry == Retry::Safe {
+            self.tried.insert(self.picked.state.pool_key());
+        }
+        let Ok(picked) = worker.pick(&self.route, &self.tried) else { return false };
+        self.picked = picked;
+        self.picked.metrics.retries.inc();
+        self.retries += 1;
+        self.upload.rewind();
+        self.download = Download::new(worker);
+        true
+    }
+
+    /// The response is delivered.
+    fn finish(&mut self, conn: &Conn, mut upstream: Upstream) -> After {
+        self.count(self.download.facts().map_or(0, |facts| facts.status));
+        let worker = &conn.client.worker;
+        let sent = self.upload.is_sent();
+        if sent && self.download.keeps_upstream() && self.picked.keep_alive {
+            if let Some(idle_max) = self.download.idle_max() {
+                upstream.idle_max = upstream.idle_max.min(idle_max);
+            }
+            worker.pool.put(&self.picked.state, upstream, worker.wheel.now());
+        }
+        match self.download.keeps_client() {
+            true => After::Next,
+            false if self.upload.is_read() && conn.input.is_empty() => After::Close,
+            false => After::Linger,
+        }
+    }
+
+    /// There is no response, or only a part of one.
+    async fn fail(&mut self, conn: &mut Conn, reason: Reason) -> After {
+        self.count(reason.status());
+        let body_read = self.upload.is_read();
+        self.upload.settle(&mut conn.input);
+        let is_answerable = self.download.facts().is_none() && reason.status() != 499;
+        if is_answerable {
+            let (facts, id) = (Some(self.facts), Some(self.id.as_str()));
+            let outbox = &mut self.download.outbox;
+            return send_error(conn, reason, facts, id, body_read, outbox).await;
+        }
+        conn.client.worker.metrics.ended(reason);
+        debug!(
+            listener = %conn.client.listener.name, peer = %conn.peer, id = self.id.as_str(),
+            service = %self.picked.service, instance = %self.picked.id,
+            reason = reason.as_str(), code = reason.code(), "request cut"
+        );
+        if self.download.ends_with_connection() {
+            // A plain close would make the part look whole.
+            tunnel::abort(&conn.client.stream);
+        }
+        After::Close
+    }
+
+    fn count(&self, status: u16) {
+        let seconds = (worker::now() - self.started).as_secs_f64();
+        self.picked.metrics.answered(status, seconds);
+    }
+
+    /// Relays an upgraded connection until both sides have ended; in flight all the while.
+    async fn tunnel(&mut self, conn: &mut Conn, mut upstream: TcpStream) -> After {
+        self.count(self.download.facts().map_or(0, |facts| facts.status));
+        let client = &mut conn.client;
+        let idle = self.route.timeouts.idle.unwrap_or(client.worker.timeouts.tunnel_idle);
+        let mut up = Pipe::with(std::mem::take(&mut conn.input));
+        let mut down = Pipe::with(self.download.take_rest());
+        let (timer, stream) = (&client.timer, &mut client.stream);
+        let end = tunnel::relay(stream, &mut upstream, &mut up, &mut down, timer, idle).await;
+        let reason = match end {
+            End::Closed => return After::Close,
+            End::Client => Reason::ClientGoneInBody,
+            End::Upstream => Reason::UpstreamBodyCut,
+            End::Idle => Reason::TunnelIdle,
+        };
+        client.worker.metrics.ended(reason);
+        After::Close
+    }
+}

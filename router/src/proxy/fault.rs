@@ -1,0 +1,106 @@
+//! What a failed attempt means: the reason, and whether another attempt is allowed.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::h1::Reason;
+
+/// Whether a failed attempt may be repeated (RFC 9110 §9.2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// No: the instance may have acted on it, or the fault is not the instance's.
+    Never,
+    /// Yes, on another instance: nothing of the request has reached this one.
+    Safe,
+    /// A kept connection ended before the first byte of the response, most likely because it
+    /// had been idle: yes, on a new one, if the request may be sent twice.
+    Reused,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) reason: Reason,
+    pub(super) retry: Retry,
+}
+
+impl Failure {
+    /// A failure that ends the request.
+    pub(super) fn last(reason: Reason) -> Self {
+        Self { reason, retry: Retry::Never }
+    }
+
+    /// Whether another attempt takes from the retry budget.
+    pub(super) fn costs_budget(self) -> bool {
+        costs_budget(self.reason)
+    }
+
+    /// The connection to the instance did not open.
+    pub(super) fn connect(error: &io::Error) -> Self {
+        let reason = connect_fault(error);
+        let retry = if reason == Reason::Overloaded { Retry::Never } else { Retry::Safe };
+        Self { reason, retry }
+    }
+
+    /// The instance ended the connection before the response was there.
+    pub(super) fn closed(error: Option<&io::Error>, reused: bool, begun: bool) -> Self {
+        let reason = match error {
+            Some(_) => Reason::UpstreamReset,
+            None => Reason::UpstreamClosed,
+        };
+        let retry = if reused && !begun { Retry::Reused } else { Retry::Never };
+        Self { reason, retry }
+    }
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self::last(reason)
+    }
+}
+
+/// Whether another attempt after this one takes from the retry budget. A refused connection
+/// has cost nobody anything, so going to another instance adds no load, and an instance that has
+/// crashed must not use up the budget before the table knows.
+pub(crate) fn costs_budget(reason: Reason) -> bool {
+    reason != Reason::UpstreamConnectRefused
+}
+
+/// Why a connection did not open.
+pub(crate) fn connect_fault(error: &io::Error) -> Reason {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Reason::UpstreamConnectRefused,
+        io::ErrorKind::TimedOut => Reason::UpstreamConnectTimeout,
+        _ if Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno)) => {
+            Reason::Overloaded
+        }
+        _ => Reason::UpstreamConnectFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_run_out_of_is_not_blamed_on_the_instance() {
+        for (errno, reason, retry) in [
+            (Errno::CONNREFUSED, Reason::UpstreamConnectRefused, Retry::Safe),
+            (Errno::HOSTUNREACH, Reason::UpstreamConnectFailed, Retry::Safe),
+            (Errno::TIMEDOUT, Reason::UpstreamConnectTimeout, Retry::Safe),
+            (Errno::MFILE, Reason::Overloaded, Retry::Never),
+            (Errno::ADDRNOTAVAIL, Reason::Overloaded, Retry::Never),
+        ] {
+            assert_eq!(Failure::connect(&errno.into()), Failure { reason, retry });
+        }
+    }
+
+    #[test]
+    fn only_a_kept_connection_without_an_answer_may_have_been_idle_too_long() {
+        assert_eq!(Failure::closed(None, true, false).retry, Retry::Reused);
+        assert_eq!(Failure::closed(None, true, true).retry, Retry::Never);
+        assert_eq!(Failure::closed(None, false, false).retry, Retry::Never);
+    }
+}

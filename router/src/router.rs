@@ -1,0 +1,187 @@
+//! The router's life: bind, start, publish, drain. The only part that the mesh sees running.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use portolan_discovery::model::{ListenerName, Revision};
+use prometheus::Registry;
+use tokio::sync::Notify;
+use tracing::{error, info};
+
+use crate::cell::TableCell;
+use crate::config::Config;
+use crate::drain::Command;
+use crate::listener::{self, BindError, BoundListener};
+use crate::metrics::Metrics;
+use crate::table::Table;
+use crate::worker::metrics::WorkerMetrics;
+use crate::worker::{self, Start};
+
+/// A router whose sockets are bound; nothing runs yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    worker_metrics: Arc<WorkerMetrics>,
+    listeners: Vec<BoundListener>,
+}
+
+/// A router that runs. Dropped, it cuts what is under way and waits for its threads.
+#[derive(Debug)]
+pub struct Router {
+    cell: Arc<TableCell>,
+    metrics: Arc<Metrics>,
+    command: Command,
+    moved: Arc<Notify>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    local_addrs: Vec<(ListenerName, SocketAddr)>,
+}
+
+impl Bound {
+    /// Where each listener is bound.
+    pub fn local_addrs(&self) -> Vec<(ListenerName, SocketAddr)> {
+        self.listeners
+            .iter()
+            .map(|bound| (bound.listener.name.clone(), bound.listener.local))
+            .collect()
+    }
+
+    /// The metrics, which tables are compiled with.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Starts the workers with their first table.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread; what was started has ended then.
+    pub fn start(mut self, initial: impl Into<Arc<Table>>) -> std::io::Result<Router> {
+        let cell = TableCell::new(initial.into(), &self.metrics);
+        let local_addrs = self.local_addrs();
+        let router = Router {
+            cell,
+            metrics: Arc::clone(&self.metrics),
+            command: Command::new(),
+            moved: Arc::default(),
+            threads: Mutex::default(),
+            local_addrs,
+        };
+        for index in 0..worker_count(&self.config) {
+            let start = Start {
+                index,
+                config: Arc::clone(&self.config),
+                cell: Arc::clone(&router.cell),
+                metrics: Arc::clone(&self.worker_metrics),
+                sockets: self.sockets_of_one_worker(),
+                order: router.command.order(),
+                moved: Arc::clone(&router.moved),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("router-{index}"))
+                .spawn(move || worker::run(start))?;
+            router.threads().push(thread);
+        }
+        for (listener, addr) in &router.local_addrs {
+            info!(%listener, %addr, "listening");
+        }
+        Ok(router)
+    }
+
+    fn sockets_of_one_worker(&mut self) -> Vec<(Arc<listener::Listener>, std::net::TcpListener)> {
+        self.listeners
+            .iter_mut()
+            .map(|bound| {
+                let socket = bound.sockets.pop().expect("one was bound for each worker");
+                (Arc::clone(&bound.listener), socket)
+            })
+            .collect()
+    }
+}
+
+impl Router {
+    /// Binds every listener for every worker and registers the metrics. Nothing runs yet.
+    ///
+    /// # Errors
+    /// When a listener's address cannot be bound, or a metric has been registered before.
+    pub fn bind(config: Config, registry: &Registry) -> Result<Bound, BindError> {
+        let metrics = Metrics::register(registry)?;
+        let worker_metrics = WorkerMetrics::register(registry, &metrics)?;
+        let workers = worker_count(&config);
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| listener::bind(listener, workers, &metrics))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Bound { config: Arc::new(config), metrics, worker_metrics, listeners })
+    }
+
+    /// Makes `table` the one that requests are served from.
+    pub fn publish(&self, table: impl Into<Arc<Table>>) {
+        self.cell.publish(table.into());
+    }
+
+    /// The newest table.
+    pub fn table(&self) -> Arc<Table> {
+        self.cell.current()
+    }
+
+    /// The revision that every worker has moved to.
+    pub fn acked(&self) -> Revision {
+        self.cell.acked()
+    }
+
+    /// Returns when every worker has moved to `revision` or a later one. Drop-safe.
+    pub async fn wait_acked(&self, revision: Revision) {
+        loop {
+            let moved = self.moved.notified();
+            if self.acked() >= revision {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// The metrics, which tables are compiled with.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Where each listener is bound.
+    pub fn local_addrs(&self) -> &[(ListenerName, SocketAddr)] {
+        &self.local_addrs
+    }
+
+    /// Stops accepting, lets what is under way end for up to `timeout`, then cuts the rest.
+    /// Returns how many connections were cut; all threads have ended then.
+    pub async fn drain(&self, timeout: Duration) -> u64 {
+        let cut = self.command.drain(timeout).await;
+        self.join();
+        cut
+    }
+
+    fn join(&self) {
+        for thread in std::mem::take(&mut *self.threads()) {
+            if thread.join().is_err() {
+                error!("a worker ended with a panic");
+            }
+        }
+    }
+
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        // A list of handles is whole at any time.
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.command.cut();
+        self.join();
+    }
+}
+
+fn worker_count(config: &Config) -> usize {
+    config.workers.max(1)
+}

@@ -1,0 +1,110 @@
+//! TCP connections: every connection of a listener goes to one instance of its route.
+//! Knows nothing of what is in the bytes.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use crate::balance::Tried;
+use crate::endpoint::InFlight;
+use crate::h1::Reason;
+use crate::pool;
+use crate::proxy::{connect_fault, costs_budget};
+use crate::table::PickError;
+use crate::tunnel::{self, End, Pipe};
+use crate::worker::Client;
+
+/// Serves one client until both directions have ended.
+pub(crate) async fn serve(mut client: Client) {
+    let opened = open(&client).await;
+    let ended = match opened {
+        Ok((picked, mut upstream, idle)) => relay(&mut client, &mut upstream, &picked, idle).await,
+        Err(reason) => Some(reason),
+    };
+    if let Some(reason) = ended {
+        client.worker.metrics.ended(reason);
+        // What was refused must not look like a service with nothing to say.
+        tunnel::abort(&client.stream);
+        debug!(
+            listener = %client.listener.name, peer = %client.peer,
+            reason = reason.as_str(), code = reason.code(), "tcp connection ended"
+        );
+    }
+}
+
+async fn relay(
+    client: &mut Client,
+    upstream: &mut TcpStream,
+    picked: &InFlight,
+    idle: Duration,
+) -> Option<Reason> {
+    picked.metrics.tcp_connections.inc();
+    let mut up = Pipe::counted(picked.metrics.tcp_bytes_received.clone());
+    let mut down = Pipe::counted(picked.metrics.tcp_bytes_sent.clone());
+    let end =
+        tunnel::relay(&mut client.stream, upstream, &mut up, &mut down, &client.timer, idle).await;
+    match end {
+        End::Closed => None,
+        End::Client => Some(Reason::ClientGoneInBody),
+        End::Upstream => Some(Reason::UpstreamBodyCut),
+        End::Idle => Some(Reason::TunnelIdle),
+    }
+}
+
+/// Connects to an instance of the listener's route, to another one if the first refuses.
+async fn open(client: &Client) -> Result<(InFlight, TcpStream, Duration), Reason> {
+    let worker = &client.worker;
+    let route = worker.with_table(|table| table.tcp_route(&client.listener.name).cloned());
+    let route = route.ok_or(Reason::NoRoute)?;
+    worker.budget.request();
+    let mut tried = Tried::none();
+    let mut failed = None;
+    loop {
+        let picked = match worker.pick(&route, &tried) {
+            Ok(picked) => picked,
+            Err(PickError::NoInstance { .. }) => return Err(failed.unwrap_or(Reason::NoInstance)),
+            Err(PickError::UnknownService { .. }) => return Err(Reason::BadReference),
+        };
+        if failed.is_some() {
+            picked.metrics.retries.inc();
+        }
+        match connect(client, &picked).await {
+            Ok(upstream) => {
+                let idle = route.timeouts.idle.unwrap_or(worker.timeouts.tcp_idle);
+                return Ok((picked, upstream, idle));
+            }
+            // We have run out of something: no instance can help.
+            Err(reason @ Reason::Overloaded) => return Err(reason),
+            Err(reason) => {
+                picked.metrics.connect_failures.inc();
+                tried.insert(picked.state.pool_key());
+                let paid = !costs_budget(reason) || worker.budget.spend();
+                if tried.len() > worker.limits.retries_max || !paid {
+                    return Err(reason);
+                }
+                failed = Some(reason);
+            }
+        }
+    }
+}
+
+/// Opens a connection to the picked instance within the time for it.
+async fn connect(client: &Client, picked: &InFlight) -> Result<TcpStream, Reason> {
+    let worker = &client.worker;
+    worker.metrics.upstream_opened.inc();
+    client.timer.start(worker.timeouts.connect);
+    let mut connecting = pin!(pool::connect(picked.addr));
+    poll_fn(|cx| match connecting.as_mut().poll(cx) {
+        Poll::Ready(connected) => Poll::Ready(connected.map_err(|error| connect_fault(&error))),
+        Poll::Pending if client.timer.is_due() => Poll::Ready(Err(Reason::UpstreamConnectTimeout)),
+        Poll::Pending => {
+            client.timer.watch(cx);
+            Poll::Pending
+        }
+    })
+    .await
+}

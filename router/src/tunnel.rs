@@ -1,0 +1,132 @@
+//! Two byte streams between two sockets, each ending on its own (half-close). Used for TCP
+//! connections and for upgraded HTTP connections. Knows nothing of either.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use socket2::SockRef;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use crate::buffer::Buffer;
+use crate::deadline::Timer;
+
+/// One direction.
+#[derive(Debug, Default)]
+pub(crate) struct Pipe {
+    buffer: Buffer,
+    counter: Option<IntCounter>,
+    source_ended: bool,
+    over: bool,
+}
+
+impl Pipe {
+    /// A direction that begins with bytes that are read already.
+    pub(crate) fn with(buffer: Buffer) -> Self {
+        Self { buffer, ..Self::default() }
+    }
+
+    /// A direction whose bytes are counted.
+    pub(crate) fn counted(counter: IntCounter) -> Self {
+        Self { counter: Some(counter), ..Self::default() }
+    }
+
+    /// Passes bytes on until the source has ended and the sink knows.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        moved: &mut bool,
+    ) -> Poll<Result<(), Broken>> {
+        while !self.over {
+            if !self.buffer.is_empty() {
+                let write = Pin::new(&mut *to).poll_write(cx, self.buffer.data());
+                let count = ready!(write).map_err(|_| Broken::Sink)?;
+                self.buffer.consume(count);
+                if let Some(counter) = &self.counter {
+                    counter.inc_by(count as u64);
+                }
+            } else if self.source_ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broken::Sink)?;
+                self.over = true;
+            } else {
+                let read = ready!(self.buffer.poll_fill(cx, from)).map_err(|_| Broken::Source)?;
+                self.source_ended = read == 0;
+            }
+            *moved = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Which end of a direction failed.
+#[derive(Debug)]
+enum Broken {
+    Source,
+    Sink,
+}
+
+/// How a tunnel ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Both sides ended in peace.
+    Closed,
+    /// The client broke off.
+    Client,
+    /// The instance broke off.
+    Upstream,
+    /// Nothing passed for too long.
+    Idle,
+}
+
+/// Relays until both directions have ended. After anything but a peaceful end the other side
+/// sees a reset, so that half a stream is never taken for a whole one.
+pub(crate) async fn relay(
+    client: &mut TcpStream,
+    upstream: &mut TcpStream,
+    up: &mut Pipe,
+    down: &mut Pipe,
+    timer: &Timer,
+    idle: Duration,
+) -> End {
+    let mut moved = true;
+    let end = poll_fn(|cx| {
+        let sent = match up.poll(cx, client, upstream, &mut moved) {
+            Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::Client),
+            Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::Upstream),
+            other => other.is_ready(),
+        };
+        let received = match down.poll(cx, upstream, client, &mut moved) {
+            Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::Upstream),
+            Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::Client),
+            other => other.is_ready(),
+        };
+        if sent && received {
+            return Poll::Ready(End::Closed);
+        }
+        if std::mem::take(&mut moved) {
+            timer.start(idle);
+        }
+        if timer.is_due() {
+            return Poll::Ready(End::Idle);
+        }
+        timer.watch(cx);
+        Poll::Pending
+    })
+    .await;
+    if !matches!(end, End::Closed) {
+        abort(client);
+        abort(upstream);
+    }
+    end
+}
+
+/// Makes the coming close a reset: what is lost cannot be taken for a clean end.
+pub(crate) fn abort(stream: &TcpStream) {
+    // Fails only on a socket that is closed already.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}

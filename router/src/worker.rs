@@ -1,0 +1,351 @@
+//! One worker: a thread with its own runtime, listening sockets, pool, wheel and view of the
+//! table. Workers share nothing that a request writes but the counts of endpoints and metrics.
+
+pub(crate) mod clock;
+pub(crate) mod metrics;
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use prometheus::IntCounter;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use crate::balance::{RETRIES_MAX, Tried};
+use crate::cell::{Reader, TableCell};
+use crate::config::{Config, Limits, Timeouts};
+use crate::deadline::{TICK, Timer, Wheel};
+use crate::drain::{self, Order};
+use crate::endpoint::InFlight;
+use crate::h1::HeadScratch;
+use crate::listener::{self, Listener};
+use crate::pool::Pool;
+use crate::proxy::{self, RetryBudget};
+use crate::table::{PickError, RouteEntry, Table};
+use crate::tcp;
+use clock::Clock;
+use metrics::WorkerMetrics;
+
+/// Ticks between two sweeps of the pool: a connection that its instance closed is let go
+/// within a second.
+const SWEEP_TICKS: u32 = 10;
+
+/// The wait before a worker that failed is started again.
+const RESTART_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// What a worker thread is started with.
+pub(crate) struct Start {
+    pub(crate) index: usize,
+    pub(crate) config: Arc<Config>,
+    pub(crate) cell: Arc<TableCell>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) sockets: Vec<(Arc<Listener>, std::net::TcpListener)>,
+    pub(crate) order: Order,
+    /// Told when this worker has moved to a newer table.
+    pub(crate) moved: Arc<Notify>,
+}
+
+/// Where a worker is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Life {
+    Serving,
+    /// Takes no connection, and ends those it has with their next response.
+    Draining,
+    /// Closes idle connections too.
+    Closing,
+}
+
+/// What all connections of a worker share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
+    pub(crate) wheel: Rc<Wheel>,
+    pub(crate) clock: Clock,
+    pub(crate) pool: Pool,
+    pub(crate) budget: RetryBudget,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) scratch: RefCell<HeadScratch>,
+    reader: RefCell<Reader>,
+    random: RefCell<fastrand::Rng>,
+    life: Cell<Life>,
+    drain: CancellationToken,
+    open: Cell<usize>,
+    /// Told when a connection has ended.
+    ended: Notify,
+}
+
+/// A client connection and what it was accepted with.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: IpAddr,
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) timer: Timer,
+    pub(crate) worker: Rc<Worker>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.listener.metrics.open.dec();
+        let worker = &self.worker;
+        worker.open.set(worker.open.get() - 1);
+        worker.ended.notify_waiters();
+        if std::thread::panicking() {
+            worker.metrics.panics.inc();
+            error!(listener = %self.listener.name, peer = %self.peer, "a connection panicked");
+        }
+    }
+}
+
+impl Worker {
+    fn new(start: &Start) -> Rc<Self> {
+        let Config { timeouts, mut limits, .. } = *start.config;
+        // What is tried more often than can be noted would be tried twice.
+        limits.retries_max = limits.retries_max.min(RETRIES_MAX);
+        Rc::new(Self {
+            timeouts,
+            limits,
+            wheel: Wheel::new(),
+            clock: Clock::new(wall_clock()),
+            pool: Pool::new(limits.upstream_idle_max),
+            budget: RetryBudget::new(),
+            metrics: Arc::clone(&start.metrics),
+            scratch: RefCell::new(HeadScratch::new()),
+            reader: RefCell::new(start.cell.reader()),
+            random: RefCell::new(fastrand::Rng::new()),
+            life: Cell::new(Life::Serving),
+            drain: CancellationToken::new(),
+            open: Cell::new(0),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Reads the newest table. Nothing of it may be kept but what is cloned.
+    pub(crate) fn with_table<T>(&self, read: impl FnOnce(&Table) -> T) -> T {
+        read(self.reader.borrow_mut().table())
+    }
+
+    /// Picks an endpoint of `route` in the newest table.
+    pub(crate) fn pick(&self, route: &RouteEntry, tried: &Tried) -> Result<InFlight, PickError> {
+        let random = self.random(|rng| rng.u64(..));
+        self.with_table(|table| route.pick(table, random, tried))
+    }
+
+    /// Draws from the worker's own source.
+    pub(crate) fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        draw(&mut self.random.borrow_mut())
+    }
+
+    /// Whether connections end with their next response.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.life.get() >= Life::Draining
+    }
+
+    /// Whether idle connections end now.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.life.get() == Life::Closing
+    }
+
+    /// Returns when the worker begins to drain.
+    pub(crate) async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Returns when another connection may be accepted.
+    pub(crate) async fn room(&self) {
+        while self.open.get() >= self.limits.connections_max {
+            self.ended.notified().await;
+        }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Returns when no connection is open.
+    pub(crate) async fn idle(&self) {
+        while self.open.get() > 0 {
+            self.ended.notified().await;
+        }
+    }
+
+    /// Begins to drain: listeners stop, responses say that the connection closes.
+    pub(crate) fn begin_drain(&self) {
+        self.life.set(self.life.get().max(Life::Draining));
+        self.drain.cancel();
+    }
+
+    /// Closes idle connections from now on.
+    pub(crate) fn close_idle(&self) {
+        self.life.set(Life::Closing);
+        self.wheel.wake_all();
+    }
+
+    /// Serves an accepted connection in a task of its own.
+    pub(crate) fn serve(
+        self: &Rc<Self>,
+        listener: &Arc<Listener>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) {
+        self.open.set(self.open.get() + 1);
+        listener.metrics.accepted.inc();
+        listener.metrics.open.inc();
+        let client = Client {
+            stream,
+            // A socket for both families writes IPv4 addresses as IPv6 ones.
+            peer: peer.ip().to_canonical(),
+            listener: Arc::clone(listener),
+            timer: self.wheel.timer(),
+            worker: Rc::clone(self),
+        };
+        match listener.protocol {
+            portolan_discovery::model::Protocol::Http => {
+                tokio::task::spawn_local(proxy::serve(client));
+            }
+            portolan_discovery::model::Protocol::Tcp => {
+                tokio::task::spawn_local(tcp::serve(client));
+            }
+        }
+    }
+}
+
+/// Runs a worker on this thread until the order to stop; starts it again after a failure.
+pub(crate) fn run(mut start: Start) {
+    let panics = start.metrics.panics.clone();
+    let index = start.index;
+    supervise(index, &panics, || {
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        runtime.block_on(main(&mut start))
+    });
+    debug!(worker = index, "worker ended");
+}
+
+/// Why a worker has to be started again.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("its runtime or a socket failed")]
+    Io(#[from] std::io::Error),
+    #[error("a background task of it ended")]
+    TaskEnded,
+}
+
+fn supervise(index: usize, panics: &IntCounter, mut run: impl FnMut() -> Result<(), Failure>) {
+    loop {
+        match catch_unwind(AssertUnwindSafe(&mut run)) {
+            Ok(Ok(())) => return,
+            Ok(Err(cause)) => error!(worker = index, %cause, "worker failed and is started again"),
+            Err(_) => error!(worker = index, "worker panicked and is started again"),
+        }
+        panics.inc();
+        std::thread::sleep(RESTART_BACK_OFF);
+    }
+}
+
+async fn main(start: &mut Start) -> Result<(), Failure> {
+    let worker = Worker::new(start);
+    let mut background = JoinSet::new();
+    background.spawn_local(tick(Rc::clone(&worker)));
+    background.spawn_local(follow(Rc::clone(&worker), Arc::clone(&start.moved)));
+    let mut listeners = JoinSet::new();
+    for (listener, socket) in &start.sockets {
+        // The original stays, for the case that this worker fails and is started again.
+        let socket = TcpListener::from_std(socket.try_clone()?)?;
+        listeners.spawn_local(listener::accept(Rc::clone(&worker), Arc::clone(listener), socket));
+    }
+    let mut order = start.order.clone();
+    let serve = async {
+        tokio::select! {
+            _ = background.join_next() => Err(Failure::TaskEnded),
+            Some(_) = listeners.join_next() => Err(Failure::TaskEnded),
+            () = order.drain_given() => Ok(()),
+        }
+    };
+    serve.await?;
+    // Closed for good: a listener's own copy goes when its task has taken what is accepted.
+    start.sockets.clear();
+    tokio::select! {
+        _ = background.join_next() => Err(Failure::TaskEnded),
+        () = drain::run(&worker, &mut listeners, &mut order) => Ok(()),
+    }
+}
+
+/// Turns the wheel, and everything else that goes by time.
+async fn tick(worker: Rc<Worker>) {
+    let started = tokio::time::Instant::now();
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (mut until_sweep, mut ticks_seen) = (SWEEP_TICKS, 0);
+    loop {
+        let now = interval.tick().await;
+        let elapsed = now - started;
+        worker.wheel.turn(elapsed);
+        worker.clock.tick(wall_clock());
+        let ticks = elapsed.as_millis() / TICK.as_millis();
+        worker.budget.ticks(u32::try_from(ticks - ticks_seen).unwrap_or(u32::MAX));
+        ticks_seen = ticks;
+        until_sweep -= 1;
+        if until_sweep == 0 {
+            until_sweep = SWEEP_TICKS;
+            sweep(&worker).await;
+        }
+    }
+}
+
+async fn sweep(worker: &Worker) {
+    tokio::task::unconstrained(async { worker.pool.sweep(worker.wheel.now()) }).await;
+}
+
+/// Moves on to newer tables even when no request does, and closes what they have no use for.
+async fn follow(worker: Rc<Worker>, moved: Arc<Notify>) {
+    let mut wake = worker.reader.borrow().wake();
+    loop {
+        worker.with_table(|_| ());
+        moved.notify_waiters();
+        wake.changed().await;
+        sweep(&worker).await;
+    }
+}
+
+/// The moment, for measuring requests.
+#[expect(clippy::disallowed_methods, reason = "the worker is the shell that has the clock")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the worker is the shell that has the clock")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_fails_or_panics_is_counted_and_started_again() {
+        let panics = IntCounter::new("panics", "panics").unwrap();
+        let mut runs = 0;
+        supervise(0, &panics, || {
+            runs += 1;
+            match runs {
+                1 => panic!("a test's panic"),
+                2 => Err(Failure::TaskEnded),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!((runs, panics.get()), (3, 2));
+    }
+}

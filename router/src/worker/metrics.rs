@@ -1,0 +1,93 @@
+//! What workers count beside requests: how requests ended badly, and what went wrong in the
+//! router itself.
+
+use std::sync::Arc;
+
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::h1::Reason;
+use crate::metrics::Metrics;
+
+/// Requests, tunnels and TCP connections that ended otherwise than well, by reason and
+/// termination code.
+pub const TERMINATIONS: &str = "portolan_router_terminations_total";
+/// Connections that could not be accepted.
+pub const ACCEPT_ERRORS: &str = "portolan_router_accept_errors_total";
+/// Panics in workers and connections.
+pub const WORKER_PANICS: &str = "portolan_router_worker_panics_total";
+/// Uses of connections to instances, by kind: opened for the request, or kept from an earlier one.
+pub const UPSTREAM_CONNECTIONS: &str = "portolan_router_upstream_connections_total";
+
+/// The handles of all workers.
+#[derive(Debug)]
+pub(crate) struct WorkerMetrics {
+    terminations: Box<[IntCounter]>,
+    local_replies: Box<[IntCounter]>,
+    pub(crate) accept_errors: IntCounter,
+    pub(crate) panics: IntCounter,
+    pub(crate) upstream_opened: IntCounter,
+    pub(crate) upstream_reused: IntCounter,
+}
+
+impl WorkerMetrics {
+    pub(crate) fn register(
+        registry: &Registry,
+        metrics: &Metrics,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        let terminations = counters(
+            registry,
+            TERMINATIONS,
+            "Requests, tunnels and TCP connections that ended otherwise than well.",
+            &["reason", "code"],
+        )?;
+        let upstreams = counters(
+            registry,
+            UPSTREAM_CONNECTIONS,
+            "Uses of connections to instances.",
+            &["kind"],
+        )?;
+        let reasons = Reason::ALL.iter();
+        Ok(Arc::new(Self {
+            terminations: reasons
+                .clone()
+                .map(|reason| terminations.with_label_values(&[reason.as_str(), reason.code()]))
+                .collect(),
+            local_replies: reasons.map(|reason| metrics.local_replies(reason.as_str())).collect(),
+            accept_errors: counter(
+                registry,
+                ACCEPT_ERRORS,
+                "Connections that could not be accepted.",
+            )?,
+            panics: counter(registry, WORKER_PANICS, "Panics in workers and connections.")?,
+            upstream_opened: upstreams.with_label_values(&["opened"]),
+            upstream_reused: upstreams.with_label_values(&["reused"]),
+        }))
+    }
+
+    /// Counts one request, tunnel or TCP connection that ended for `reason`.
+    pub(crate) fn ended(&self, reason: Reason) {
+        self.terminations[reason as usize].inc();
+    }
+
+    /// Counts one answer of the router itself.
+    pub(crate) fn replied(&self, reason: Reason) {
+        self.local_replies[reason as usize].inc();
+    }
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}

@@ -1,0 +1,29 @@
+//! The router from socket to socket: real clients and real instances around a whole router.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "proxy/bodies.rs"]
+mod bodies;
+#[path = "proxy/changes.rs"]
+mod changes;
+#[path = "proxy/drain.rs"]
+mod drain;
+#[path = "proxy/failures.rs"]
+mod failures;
+#[path = "proxy/instance.rs"]
+mod instance;
+#[path = "proxy/limits.rs"]
+mod limits;
+#[path = "proxy/listeners.rs"]
+mod listeners;
+#[path = "proxy/messages.rs"]
+mod messages;
+#[path = "proxy/peer.rs"]
+mod peer;
+#[path = "proxy/raw.rs"]
+mod raw;
+#[path = "proxy/rig.rs"]
+mod rig;
+#[path = "proxy/tcp.rs"]
+mod tcp;
+#[path = "proxy/tunnels.rs"]
+mod tunnels;
