@@ -94,3 +94,32 @@ impl<T> Ledger<T> {
         self.kept.back().expect("a ledger is never empty")
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_never_moves_costs_a_bounded_number_of_values() {
+        let mut ledger = Ledger::new(Arc::new(0));
+        let (_, stuck) = ledger.enter();
+        let (_, moving) = ledger.enter();
+        for value in 1..=3 * KEPT_MAX as u64 {
+            ledger.publish(Arc::new(value));
+            drop(ledger.settle());
+            moving.moved_to(value);
+        }
+        assert_eq!(ledger.kept.len(), KEPT_MAX);
+        assert_eq!(**ledger.oldest(), 0, "what the reader may hold is not forgotten");
+        // A place whose value was let go counts as the older one that is left.
+        stuck.moved_to(KEPT_MAX as u64);
+        drop(ledger.settle());
+        assert_eq!(**ledger.oldest(), 0);
+        stuck.moved_to(3 * KEPT_MAX as u64);
+        drop(ledger.settle());
+        assert_eq!(ledger.kept.len(), 1);
+        ledger.leave(&stuck);
+        ledger.leave(&moving);
+        assert!(ledger.marks.is_empty());
+    }
+}

@@ -136,3 +136,46 @@ fn remove(node: &mut Node, way: &[&str], name: &RouteName, path: &PathPattern) -
     }
     removed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_discovery::model::{HostPattern, HttpRule, Origin, Route, RouteTimeouts, Rule};
+
+    fn entry(name: &str, path: &str) -> Arc<RouteEntry> {
+        let rule = HttpRule { host: HostPattern::Any, path: path.parse().unwrap() };
+        let record = Route {
+            name: name.parse().unwrap(),
+            listener: None,
+            rule: Rule::Http(rule),
+            backends: Vec::new(),
+            timeouts: RouteTimeouts::default(),
+            body_bytes_max: None,
+            created_ms: 0,
+            origin: Origin::Api,
+        };
+        Arc::new(RouteEntry::new(&Arc::new(record), |key| key))
+    }
+
+    #[test]
+    fn what_comes_and_goes_leaves_no_empty_node_behind() {
+        let mut tree = Tree::default();
+        let texts = ["/", "=/", "/a", "/a/b/c", "=/a/b", "/a/b/d", "=/x/y/z/", "/x"];
+        let paths: Vec<PathPattern> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        for (text, path) in texts.iter().zip(&paths) {
+            let name = format!("r{}", texts.iter().position(|other| other == text).unwrap());
+            assert!(!tree.insert(entry(&name, text), path));
+        }
+        assert_eq!(tree.len(), texts.len());
+        assert_eq!(tree.entries().len(), texts.len());
+        // A name that is not there, and one at a path that is not there, change nothing.
+        tree.remove(&"other".parse().unwrap(), &paths[3]);
+        tree.remove(&"r0".parse().unwrap(), &"/q".parse().unwrap());
+        assert_eq!(tree.len(), texts.len());
+        for (number, path) in paths.iter().enumerate() {
+            tree.remove(&format!("r{number}").parse().unwrap(), path);
+        }
+        assert_eq!(tree.len(), 0);
+        assert!(tree.root.is_empty());
+    }
+}
