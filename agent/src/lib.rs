@@ -36,25 +36,42 @@ pub struct AgentConfig {
     pub services_dir: Option<PathBuf>,
     /// The services of the main configuration; sent again when it is read again.
     pub declared: watch::Receiver<Vec<Declared>>,
+    /// Where and how jobs run.
+    pub jobs: job::Config,
+}
+
+/// Why an agent cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The jobs.
+    #[error(transparent)]
+    Jobs(#[from] job::BindError),
+    /// The metrics are registered already.
+    #[error("cannot register the agent's metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
 }
 
 /// The agent of one node.
 pub struct Agent {
-    config: AgentConfig,
+    declared: watch::Receiver<Vec<Declared>>,
+    services_dir: Option<PathBuf>,
+    jobs: job::Supervisor,
     parts: Parts,
 }
 
 impl Agent {
-    /// An agent that does nothing yet. Fails only when its metrics are registered already.
-    pub fn new(
+    /// Takes the folder of jobs. Nothing runs and nothing is taken over before [`Self::run`].
+    pub fn bind(
         config: AgentConfig,
         store: Arc<dyn Store>,
         registry: &prometheus::Registry,
-    ) -> Result<Self, prometheus::Error> {
+    ) -> Result<Self, BindError> {
+        let AgentConfig { node, services_dir, declared, jobs } = config;
         let metrics = Metrics::register(registry)?;
         let checks = Checks::new(metrics.clone());
-        let registrar = Registrar::new(store, config.node.clone(), metrics.clone());
-        Ok(Self { config, parts: Parts { registrar, checks, metrics } })
+        let registrar = Registrar::new(store, node, metrics.clone());
+        let jobs = job::Supervisor::bind(jobs, registrar.clone(), checks.clone(), metrics.clone())?;
+        Ok(Self { declared, services_dir, jobs, parts: Parts { registrar, checks, metrics } })
     }
 
     /// The checks that run, for those who show their results.
@@ -62,18 +79,20 @@ impl Agent {
         &self.parts.checks
     }
 
-    /// Works until `cancel`. Then checks stop and the records stay as they are: that an agent
-    /// is away says nothing about its instances.
+    /// Works until `cancel`. Then checks stop, jobs go on, and the records stay as they are: that
+    /// an agent is away says nothing about its instances.
     pub async fn run(self, cancel: CancellationToken) {
-        let Self { config, parts } = self;
+        let Self { declared, services_dir, jobs, parts } = self;
         let registration = keep::keep("registration", &parts.metrics, || {
-            let (declared, dir) = (config.declared.clone(), config.services_dir.clone());
-            register::run::run(declared, dir, parts.clone())
+            register::run::run(declared.clone(), services_dir.clone(), parts.clone())
         });
-        tokio::select! {
-            () = registration => {}
-            () = cancel.cancelled() => {}
-        }
+        let registration = async {
+            tokio::select! {
+                () = registration => {}
+                () = cancel.cancelled() => {}
+            }
+        };
+        tokio::join!(registration, jobs.run(cancel.clone()));
         parts.registrar.stop(STOP_TIMEOUT).await;
     }
 }

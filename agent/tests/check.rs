@@ -1,5 +1,7 @@
 //! Checks that run: what they say together, and when.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;

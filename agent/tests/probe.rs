@@ -1,5 +1,7 @@
 //! Probes against real sockets and commands.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
 use std::convert::Infallible;
 use std::fs;
 use std::io;

@@ -237,10 +237,11 @@ impl<W: Wish> Shared<W> {
         Some(Open { wish: entry.wish.clone(), number: entry.number, known: entry.known.clone() })
     }
 
-    /// Notes what became of a wish.
-    fn close(&self, key: &Key, number: u64, result: Result<Written1<W>, RegisterError>) {
+    /// Notes what became of a wish. Returns whether the flush is over, because nothing is wanted
+    /// of the key any more: whoever wishes next starts another.
+    fn close(&self, key: &Key, number: u64, result: Result<Left<W>, RegisterError>) -> bool {
         let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(key) else { return };
+        let Some(entry) = entries.get_mut(key) else { return true };
         let (result, record) = match result {
             Ok((record, revision)) => (Ok(revision), record.map(|record| (record, revision))),
             Err(error) => (Err(error), None),
@@ -256,8 +257,10 @@ impl<W: Wish> Shared<W> {
             self.metrics.store_pending.dec();
             if is_gone {
                 entries.remove(key);
+                return true;
             }
         }
+        false
     }
 
     async fn read(&self, key: &Key) -> Result<Option<Stored<W::Record>>, RegisterError> {
@@ -270,7 +273,7 @@ impl<W: Wish> Shared<W> {
     }
 
     /// Makes the store agree with `open`; writes only what differs.
-    async fn write(&self, key: &Key, open: &mut Open<W>) -> Result<Written1<W>, RegisterError> {
+    async fn write(&self, key: &Key, open: &mut Open<W>) -> Result<Left<W>, RegisterError> {
         for _ in 0..CONFLICTS_MAX {
             let stored = match open.known.take() {
                 Some(known) => Some(known),
@@ -297,7 +300,7 @@ impl<W: Wish> Shared<W> {
 }
 
 /// A record as it was left (`None`: gone) and the revision that left it so.
-type Written1<W> = (Option<<W as Wish>::Record>, Revision);
+type Left<W> = (Option<<W as Wish>::Record>, Revision);
 
 struct Open<W: Wish> {
     wish: W,
@@ -360,7 +363,9 @@ async fn flush<W: Wish>(shared: Arc<Shared<W>>, key: Key) {
                     shared.metrics.store_refusals.inc();
                     tracing::warn!(%key, %error, "a record is not written");
                 }
-                shared.close(&key, open.number, result);
+                if shared.close(&key, open.number, result) {
+                    break;
+                }
                 pause = PAUSE_MIN;
             }
         }
