@@ -1,12 +1,15 @@
 //! The ordered log under a cluster: keys at revisions, transactions, watches and leases.
 //!
-//! One trait, several back ends, one conformance suite ([`conformance`]) that all of them
-//! run. Knows nothing of what the records mean.
+//! One trait, several back ends, one conformance suite (feature `conformance`) that all of
+//! them run. Knows nothing of what the records mean.
 
+#[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "redb")]
 pub mod embedded;
 
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +24,14 @@ pub const TXN_OPS_MAX: usize = 128;
 pub const KEY_BYTES_MAX: usize = 512;
 /// The largest value, in bytes: below etcd's 1.5 MiB limit of a request.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// All keys and values of one transaction, in bytes: below the same limit of etcd.
+pub const TXN_BYTES_MAX: usize = VALUE_BYTES_MAX + (256 << 10);
+/// The shortest lease: etcd counts in seconds, and keep-alives need time to get through.
+pub const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+/// The longest lease: what is to live longer than a day wants none.
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// A quiet watch says at least this often how far it is.
+pub const WATCH_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Batches that wait for a slow reader of a watch; one more, and the watch is lost.
 pub const WATCH_BATCHES_MAX: usize = 1024;
 
@@ -72,6 +83,31 @@ pub enum Op {
     Delete(String),
 }
 
+impl Compare {
+    /// The key it looks at.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Absent(key) | Self::Present(key) | Self::Unchanged(key, _) => key,
+        }
+    }
+}
+
+impl Op {
+    /// The key it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete(key) => key,
+        }
+    }
+
+    fn value_bytes(&self) -> usize {
+        match self {
+            Self::Put { value, .. } => value.len(),
+            Self::Delete(_) => 0,
+        }
+    }
+}
+
 /// All operations at one revision, or none of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Txn {
@@ -112,29 +148,56 @@ impl Txn {
                 "a transaction has at most {TXN_OPS_MAX} operations and conditions"
             )));
         }
-        let mut keys = std::collections::BTreeSet::new();
+        let mut changed = BTreeSet::new();
         for op in &self.ops {
-            let (key, bytes) = match op {
-                Op::Put { key, value, .. } => (key, value.len()),
-                Op::Delete(key) => (key, 0),
-            };
-            if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            check_key(op.key())?;
+            if op.value_bytes() > VALUE_BYTES_MAX {
                 return Err(StoreError::Refused(format!(
-                    "a key has 1 to {KEY_BYTES_MAX} bytes, not {}",
-                    key.len()
+                    "the value of {} has {} bytes, more than {VALUE_BYTES_MAX}",
+                    op.key(),
+                    op.value_bytes()
                 )));
             }
-            if bytes > VALUE_BYTES_MAX {
-                return Err(StoreError::Refused(format!(
-                    "the value of {key} has {bytes} bytes, more than {VALUE_BYTES_MAX}"
-                )));
-            }
-            if !keys.insert(key) {
-                return Err(StoreError::Refused(format!("{key} is changed twice")));
+            if !changed.insert(op.key()) {
+                return Err(StoreError::Refused(format!("{} is changed twice", op.key())));
             }
         }
-        Ok(())
+        for compare in &self.compares {
+            check_key(compare.key())?;
+        }
+        match self.bytes() {
+            0..=TXN_BYTES_MAX => Ok(()),
+            bytes => Err(StoreError::Refused(format!(
+                "the transaction has {bytes} bytes, more than {TXN_BYTES_MAX}"
+            ))),
+        }
     }
+
+    /// The length of all its keys and values.
+    pub fn bytes(&self) -> usize {
+        let ops = self.ops.iter().map(|op| op.key().len() + op.value_bytes());
+        let compares = self.compares.iter().map(|compare| compare.key().len());
+        ops.chain(compares).sum()
+    }
+}
+
+fn check_key(key: &str) -> Result<(), StoreError> {
+    match key.len() {
+        1..=KEY_BYTES_MAX => Ok(()),
+        bytes => {
+            Err(StoreError::Refused(format!("a key has 1 to {KEY_BYTES_MAX} bytes, not {bytes}")))
+        }
+    }
+}
+
+/// Checks the limits of a lease that every back end has.
+pub fn check_ttl(ttl: Duration) -> Result<(), StoreError> {
+    if (LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&ttl) {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "a lease lives {LEASE_TTL_MIN:?} to {LEASE_TTL_MAX:?}, not {ttl:?}"
+    )))
 }
 
 /// What became of a transaction.
@@ -142,7 +205,7 @@ impl Txn {
 pub struct Outcome {
     /// Whether the conditions held and the operations are done.
     pub done: bool,
-    /// The revision of the commit; when nothing was done, the store's at that time.
+    /// The revision of the commit; when nothing was changed, the store's at that time.
     pub revision: Revision,
 }
 
@@ -156,9 +219,11 @@ pub enum WatchEvent {
         /// The changes, in the order of the transaction.
         events: Vec<Event>,
     },
-    /// Everything up to here has been said; nothing below the prefix changed lately.
+    /// Everything up to here has been said. Comes when the reader has caught up, soon after
+    /// changes outside of the prefix, and each [`WATCH_PROGRESS_EVERY`] of silence.
     Progress(Revision),
-    /// The revision to begin from is forgotten: take a snapshot and watch from there. The last word.
+    /// The revision to begin from is forgotten, or has never been: take a snapshot and watch
+    /// from there. The last word.
     Compacted {
         /// The oldest revision that can still be watched from.
         oldest: Revision,
@@ -170,22 +235,67 @@ pub enum WatchEvent {
 /// A stream of changes. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Watch {
+    backlog: VecDeque<WatchEvent>,
     events: mpsc::Receiver<WatchEvent>,
+    lost: Arc<OnceLock<String>>,
+}
+
+/// The back end's end of a watch. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct WatchSender {
+    events: mpsc::Sender<WatchEvent>,
+    lost: Arc<OnceLock<String>>,
 }
 
 impl Watch {
-    /// A watch and the end that a back end writes to.
-    pub fn channel() -> (mpsc::Sender<WatchEvent>, Self) {
+    /// A watch that says `backlog` first, whatever its length, and the end that a back end
+    /// writes to.
+    pub fn channel(backlog: Vec<WatchEvent>) -> (WatchSender, Self) {
         let (to, events) = mpsc::channel(WATCH_BATCHES_MAX);
-        (to, Self { events })
+        let lost = Arc::new(OnceLock::new());
+        let sender = WatchSender { events: to, lost: lost.clone() };
+        (sender, Self { backlog: backlog.into(), events, lost })
     }
 
     /// The next word. Safe to drop and call again.
     pub async fn next(&mut self) -> WatchEvent {
-        self.events
-            .recv()
-            .await
-            .unwrap_or_else(|| WatchEvent::Lost("the watch was closed".to_owned()))
+        if let Some(word) = self.backlog.pop_front() {
+            return word;
+        }
+        self.events.recv().await.unwrap_or_else(|| {
+            let reason = self.lost.get().map_or("the watch was closed", String::as_str);
+            WatchEvent::Lost(reason.to_owned())
+        })
+    }
+}
+
+impl WatchSender {
+    /// Queues a word and never waits. When it says no, the reader is gone or too slow, and the
+    /// sender is of no more use.
+    pub fn offer(&self, word: WatchEvent) -> bool {
+        match self.events.try_send(word) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.lose("the reader is too slow");
+                false
+            }
+        }
+    }
+
+    /// Says why the watch ends; the first reason stays.
+    pub fn lose(&self, reason: &str) {
+        self.lost.get_or_init(|| reason.to_owned());
+    }
+
+    /// Whether the reader has taken all that was queued.
+    pub fn is_idle(&self) -> bool {
+        self.events.capacity() == self.events.max_capacity()
+    }
+
+    /// Whether the reader is gone.
+    pub fn is_closed(&self) -> bool {
+        self.events.is_closed()
     }
 }
 
@@ -213,9 +323,12 @@ pub trait Store: Send + Sync + 'static {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
 
     /// Does all of `txn` at one revision, or nothing. What it says is done survives a crash.
+    /// A transaction that changes nothing makes no revision. When the future is dropped, the
+    /// transaction may still be done.
     async fn txn(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
-    /// A lease that ends, with its keys, unless it is kept alive within `ttl`.
+    /// A lease that ends, with its keys, unless it is kept alive within `ttl`. Its keys are
+    /// deleted at one revision for each [`TXN_OPS_MAX`] of them.
     async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
     /// Gives the lease its whole time again.
