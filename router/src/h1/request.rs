@@ -80,7 +80,7 @@ pub fn parse_request<'a>(
         return Err(Reason::UriTooLong);
     }
     scratch.fill(head, parsed.headers);
-    if !scratch.lines_end_in_crlf(head) {
+    if !scratch.ends_in_crlf {
         return Err(Reason::BadLineEnd);
     }
     if !limits.odd_names {
@@ -91,7 +91,7 @@ pub fn parse_request<'a>(
     let parts = Target::parse(kind, target)?;
     let fields = Fields::gather(scratch, head)?;
     let facts = fields.facts(kind, version, limits)?;
-    let authority = fields.authority(&parts, version)?;
+    let authority = fields.authority(&parts, version, &mut scratch.host)?;
     scratch.host.clear();
     let port = match authority {
         Some(authority) => parse_authority(authority, &mut scratch.host)?,
@@ -223,12 +223,17 @@ impl<'a> Fields<'a> {
     }
 
     /// The authority as sent: the target's, if it has one, wins over `Host` (RFC 9112 §3.2.2).
-    fn authority(&self, target: &Target<'a>, version: Version) -> Result<Option<&'a [u8]>, Reason> {
+    fn authority(
+        &self,
+        target: &Target<'a>,
+        version: Version,
+        room: &mut String,
+    ) -> Result<Option<&'a [u8]>, Reason> {
         match (self.host, target.authority) {
             (None, _) if version == Version::V11 => Err(Reason::MissingHost),
             (Some(host), Some(authority)) => {
                 // It loses, but an invalid one is still refused.
-                parse_authority(host, &mut String::new())?;
+                parse_authority(host, room)?;
                 Ok(Some(authority.as_bytes()))
             }
             (None, Some(authority)) => Ok(Some(authority.as_bytes())),

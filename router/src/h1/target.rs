@@ -111,23 +111,28 @@ fn split_host(authority: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
-/// Appends a name in lower case, without one dot at its end. Only letters, digits, `-`, `_` and
-/// `.` make a name: an internationalised one comes as its A-labels.
+/// Letters, digits, `-`, `_` and `.` make a name: an internationalised one comes as its A-labels.
+const IN_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+        byte += 1;
+    }
+    table
+};
+
+/// Appends a name in lower case, without one dot at its end.
 fn push_name(name: &str, host: &mut String) -> Result<(), Reason> {
     let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() || name.len() > HOST_CHARS_MAX {
-        return Err(Reason::BadHost);
-    }
+    let mut valid = !name.is_empty() && name.len() <= HOST_CHARS_MAX;
     let mut before = b'.';
     for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => {}
-            b'.' if before != b'.' => {}
-            _ => return Err(Reason::BadHost),
-        }
+        valid &= IN_NAME[usize::from(byte)] & ((before != b'.') | (byte != b'.'));
         before = byte;
     }
-    if before == b'.' {
+    if !valid || before == b'.' {
         return Err(Reason::BadHost);
     }
     host.push_str(name);
