@@ -70,10 +70,19 @@ pub enum Standing {
     Pending,
     /// It takes no new work, but could again.
     Leaving,
-    /// It runs, but not every router sends it traffic.
+    /// It runs, but its checks or an operator keep traffic away from it.
     Unready,
+    /// It runs and may serve, but not every router is known to send it traffic.
+    Unseen,
     /// It runs, and every router sends it traffic (if it takes any).
     Ready,
+}
+
+impl Standing {
+    /// Whether some router may send it traffic, so that somebody would miss it.
+    pub fn serves(self) -> bool {
+        self >= Self::Unseen
+    }
 }
 
 /// A job that was placed.

@@ -59,7 +59,7 @@ impl<'a> Room<'a> {
                 let range = self.node.ports;
                 self.in_range += u32::from((range.first..=range.last).contains(&port));
             }
-            None => self.in_range += 1,
+            None => self.in_range += u32::from(asks_for_a_port(spec)),
         }
     }
 
@@ -76,7 +76,7 @@ impl<'a> Room<'a> {
         if let Some(port) = spec.port.filter(|port| self.ports.contains(port)) {
             return Some(Reason::PortTaken(port));
         }
-        if spec.port.is_none() && self.in_range >= self.ports_to_give() {
+        if asks_for_a_port(spec) && self.in_range >= self.ports_to_give() {
             return Some(Reason::NoPortLeft);
         }
         if over(self.used.memory_mib, ask.memory_mib, has.memory_mib) {
@@ -106,6 +106,11 @@ impl<'a> Room<'a> {
             has.cpu_millis,
         ))
     }
+}
+
+/// A job without a service is a worker, and has no port.
+fn asks_for_a_port(spec: &JobSpec) -> bool {
+    spec.port.is_none() && spec.service.is_some()
 }
 
 /// The nodes that are there.

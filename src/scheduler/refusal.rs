@@ -1,5 +1,6 @@
 //! Says why jobs are not placed, node by node.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -59,21 +60,25 @@ impl Refusal {
         }
         tally
     }
-}
 
-/// `0 of 3 nodes: 2 memory, 1 cordoned`, the most frequent reason first.
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// `0 of 3 nodes: 2 memory, 1 cordoned`, the most frequent reason first.
+    pub fn reasons(&self) -> String {
         if self.nodes.is_empty() {
-            return f.write_str("0 of 0 nodes: no node has joined");
+            return "0 of 0 nodes: no node has joined".to_owned();
         }
         let total = self.nodes.len();
-        write!(f, "0 of {total} node{}: ", if total == 1 { "" } else { "s" })?;
         let mut tally: Vec<_> = self.tally().into_iter().collect();
-        tally.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
-        for (at, (reason, count)) in tally.into_iter().enumerate() {
-            write!(f, "{}{count} {reason}", if at == 0 { "" } else { ", " })?;
-        }
-        Ok(())
+        tally.sort_by_key(|(reason, count)| (Reverse(*count), *reason));
+        let tally: Vec<String> =
+            tally.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        format!("0 of {total} node{}: {}", if total == 1 { "" } else { "s" }, tally.join(", "))
+    }
+}
+
+/// `shop web v2: 2 not placed, 0 of 3 nodes: 2 memory, 1 cordoned`.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Group { app, process, release } = &self.group;
+        write!(f, "{app} {process} {release}: {} not placed, {}", self.missing, self.reasons())
     }
 }

@@ -11,7 +11,7 @@ fn spec(cpu_millis: u64, memory_mib: u64, port: Option<u16>) -> JobSpec {
         command: vec!["serve".into()],
         env: BTreeMap::new(),
         dir: None,
-        service: None,
+        service: Some("web".parse().unwrap()),
         port,
         checks: Vec::new(),
         resources: Resources { cpu_millis, memory_mib },
@@ -174,9 +174,13 @@ fn a_refusal_counts_the_reasons_of_all_nodes() {
     assert_eq!(plan.place, []);
     let [refusal] = &plan.refused[..] else { panic!("{plan:?}") };
     assert_eq!(refusal.missing, 3);
-    assert_eq!(refusal.to_string(), "0 of 4 nodes: 2 memory, 1 runs no jobs, 1 cordoned");
+    assert_eq!(refusal.reasons(), "0 of 4 nodes: 2 memory, 1 runs no jobs, 1 cordoned");
     assert_eq!(
-        world(vec![], &[web(1)]).plan(1).refused[0].to_string(),
+        refusal.to_string(),
+        "shop web v1: 3 not placed, 0 of 4 nodes: 2 memory, 1 runs no jobs, 1 cordoned"
+    );
+    assert_eq!(
+        world(vec![], &[web(1)]).plan(1).refused[0].reasons(),
         "0 of 0 nodes: no node has joined"
     );
 }
@@ -186,7 +190,7 @@ fn what_fits_is_placed_and_the_rest_is_refused() {
     let plan = world(vec![node("a", None, 250, 9000)], &[web(3)]).plan(1);
     assert_eq!(plan.place.len(), 2);
     assert_eq!(plan.refused[0].missing, 1);
-    assert_eq!(plan.refused[0].to_string(), "0 of 1 node: 1 cpu");
+    assert_eq!(plan.refused[0].reasons(), "0 of 1 node: 1 cpu");
 }
 
 #[test]
@@ -196,7 +200,7 @@ fn a_fixed_port_is_given_once_per_node() {
     let plan = world.plan(1);
     world.apply(&plan, Standing::Ready);
     assert_eq!(world.spread(), "a:1 b:1");
-    assert_eq!(plan.refused[0].to_string(), "0 of 2 nodes: 2 port 8080 taken");
+    assert_eq!(plan.refused[0].reasons(), "0 of 2 nodes: 2 port 8080 taken");
     // A job that is still stopping keeps its port.
     let other = group("other", "web", "v1");
     world.wanted = BTreeMap::from([(other, (1, spec(1, 1, Some(8080))))]);
@@ -218,16 +222,22 @@ fn a_port_that_an_agent_gave_is_taken() {
     world.wanted.insert(group("other", "web", "v1"), (1, spec(1, 1, Some(20_005))));
     let mut view = world.view();
     view.jobs[0].port = Some(20_005);
-    assert_eq!(plan(&view, 2).refused[0].to_string(), "0 of 1 node: 1 port 20005 taken");
+    assert_eq!(plan(&view, 2).refused[0].reasons(), "0 of 1 node: 1 port 20005 taken");
 }
 
 #[test]
 fn a_node_gives_no_more_ports_than_it_has() {
     let mut small = node("a", None, 9000, 9000);
     small.ports = PortRange { first: 20_000, last: 20_001 };
-    let plan = world(vec![small], &[(group("shop", "web", "v1"), 3, spec(0, 0, None))]).plan(1);
+    let wanted = (group("shop", "web", "v1"), 3, spec(0, 0, None));
+    let mut world = world(vec![small], &[wanted]);
+    let plan = world.plan(1);
     assert_eq!(plan.place.len(), 2);
-    assert_eq!(plan.refused[0].to_string(), "0 of 1 node: 1 no port left");
+    assert_eq!(plan.refused[0].reasons(), "0 of 1 node: 1 no port left");
+    let mut worker = spec(0, 0, None);
+    worker.service = None;
+    world.wanted = BTreeMap::from([(group("shop", "work", "v1"), (3, worker))]);
+    assert_eq!(world.plan(1).place.len(), 3);
 }
 
 #[test]
@@ -351,13 +361,14 @@ fn wanted_groups() -> impl Strategy<Value = BTreeMap<Group, (u32, JobSpec)>> {
     })
 }
 
-const STANDINGS: [Standing; 7] = [
+const STANDINGS: [Standing; 8] = [
     Standing::Ended,
     Standing::Ending,
     Standing::Failing,
     Standing::Pending,
     Standing::Leaving,
     Standing::Unready,
+    Standing::Unseen,
     Standing::Ready,
 ];
 
