@@ -18,6 +18,9 @@ pub(crate) const SMALL: usize = 16 * 1024;
 /// While a body streams: a bigger one no longer saves system calls that cost anything.
 pub(crate) const LARGE: usize = 256 * 1024;
 
+/// Reads that one direction may do before others get their turn: a fast stream moves 2 MiB then.
+pub(crate) const TURN_READS_MAX: usize = 8;
+
 /// Buffers of a size that a thread keeps for the next borrower (4 MiB each).
 const SMALL_KEPT_MAX: usize = 256;
 const LARGE_KEPT_MAX: usize = 16;

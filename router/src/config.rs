@@ -85,8 +85,8 @@ impl Default for Timeouts {
 pub struct Limits {
     /// What one message may cost.
     pub http: h1::Limits,
-    /// Client connections of one worker; more wait in the kernel's queue. Each may need two
-    /// file descriptors.
+    /// Client connections of one worker; more wait in the kernel's queue. Each may need two file
+    /// descriptors, so the process's limit of those makes it smaller ([`FILES_RESERVED`]).
     pub connections_max: usize,
     /// Idle connections that one worker keeps to one instance.
     pub upstream_idle_max: usize,
@@ -116,6 +116,16 @@ const _: () = assert!(Limits::DEFAULT.retries_max <= RETRIES_MAX);
 /// Default longest wait of a drain for what is under way.
 pub const DRAIN: Duration = Duration::from_secs(30);
 
+/// File descriptors that are left for everything but connections.
+pub const FILES_RESERVED: u64 = 256;
+
+/// How many client connections each of `workers` may have when the process may open `files`.
+pub(crate) fn connections_for(files: Option<u64>, workers: usize) -> usize {
+    let Some(files) = files else { return usize::MAX };
+    let each = files.saturating_sub(FILES_RESERVED) / 2 / workers.max(1) as u64;
+    usize::try_from(each).unwrap_or(usize::MAX).max(1)
+}
+
 /// Everything a router is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -137,6 +147,24 @@ impl Config {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             timeouts: Timeouts::DEFAULT,
             limits: Limits::DEFAULT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections_for;
+
+    #[test]
+    fn connections_share_the_files_that_are_not_reserved() {
+        for (files, workers, expected) in [
+            (None, 4, usize::MAX),
+            (Some(1_024), 2, 192),
+            (Some(1_048_576), 8, 65_520),
+            (Some(100), 2, 1),
+            (Some(1_024), 0, 384),
+        ] {
+            assert_eq!(connections_for(files, workers), expected);
         }
     }
 }

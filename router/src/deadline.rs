@@ -326,6 +326,18 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_has_passed_wakes_with_the_next_tick() {
+        let wheel = Wheel::new();
+        let sleeper = sleeper(&wheel);
+        let early = sleeper.0.after(ms(100));
+        wheel.turn(ms(5_000));
+        sleeper.0.set(early);
+        assert!(sleeper.0.is_due());
+        wheel.turn(ms(5_100));
+        assert_eq!(sleeper.woken(), 1);
+    }
+
+    #[test]
     fn a_dropped_timer_leaves_its_neighbours_in_place() {
         let wheel = Wheel::new();
         let mut all: Vec<_> = (0..9)

@@ -26,7 +26,7 @@ mod worker;
 
 pub use balance::{ATTEMPTS_MAX, RETRIES_MAX, Tried};
 pub use cell::{Reader, TableCell, Wake};
-pub use config::{Config, DRAIN, Limits, ListenerConfig, Timeouts};
+pub use config::{Config, DRAIN, FILES_RESERVED, Limits, ListenerConfig, Timeouts};
 pub use endpoint::{Endpoint, EndpointState, InFlight};
 pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanation, Verdict};
 pub use listener::BindError;

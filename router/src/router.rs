@@ -7,17 +7,22 @@ use std::time::Duration;
 
 use portolan_discovery::model::{ListenerName, Revision};
 use prometheus::Registry;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::cell::TableCell;
-use crate::config::Config;
+use crate::config::{Config, connections_for};
 use crate::drain::Command;
 use crate::listener::{self, BindError, BoundListener};
 use crate::metrics::Metrics;
 use crate::table::Table;
 use crate::worker::metrics::WorkerMetrics;
 use crate::worker::{self, Start};
+
+/// Fewer connections a worker are worth a warning: the usual soft limit of 1,024 files has not
+/// been raised.
+const CONNECTIONS_FEW: usize = 1_024;
 
 /// A router whose sockets are bound; nothing runs yet.
 #[derive(Debug)]
@@ -105,7 +110,8 @@ impl Router {
     ///
     /// # Errors
     /// When a listener's address cannot be bound, or a metric has been registered before.
-    pub fn bind(config: Config, registry: &Registry) -> Result<Bound, BindError> {
+    pub fn bind(mut config: Config, registry: &Registry) -> Result<Bound, BindError> {
+        fit_open_files(&mut config);
         let metrics = Metrics::register(registry)?;
         let worker_metrics = WorkerMetrics::register(registry, &metrics)?;
         let workers = worker_count(&config);
@@ -180,6 +186,16 @@ impl Drop for Router {
         self.command.cut();
         self.join();
     }
+}
+
+/// A worker that has accepted what it cannot connect any further would fail every request.
+fn fit_open_files(config: &mut Config) {
+    let files = getrlimit(Resource::Nofile).current;
+    let connections_max = connections_for(files, worker_count(config));
+    if connections_max < config.limits.connections_max.min(CONNECTIONS_FEW) {
+        warn!(?files, connections_max, "the limit of open files allows few connections a worker");
+    }
+    config.limits.connections_max = config.limits.connections_max.min(connections_max);
 }
 
 fn worker_count(config: &Config) -> usize {

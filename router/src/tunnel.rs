@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, TURN_READS_MAX};
 use crate::deadline::Timer;
 
 /// One direction.
@@ -42,6 +42,7 @@ impl Pipe {
         to: &mut TcpStream,
         moved: &mut bool,
     ) -> Poll<Result<(), Broken>> {
+        let mut reads = 0;
         while !self.over {
             if !self.buffer.is_empty() {
                 let write = Pin::new(&mut *to).poll_write(cx, self.buffer.data());
@@ -54,6 +55,11 @@ impl Pipe {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broken::Sink)?;
                 self.over = true;
             } else {
+                reads += 1;
+                if reads > TURN_READS_MAX {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 let read = ready!(self.buffer.poll_fill(cx, from)).map_err(|_| Broken::Source)?;
                 self.source_ended = read == 0;
             }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use portolan_discovery::model::Protocol;
 use prometheus::IntCounter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -199,24 +200,29 @@ impl Worker {
         stream: TcpStream,
         peer: SocketAddr,
     ) {
+        let client = self.accepted(listener, stream, peer);
+        match listener.protocol {
+            Protocol::Http => tokio::task::spawn_local(proxy::serve(client)),
+            Protocol::Tcp => tokio::task::spawn_local(tcp::serve(client)),
+        };
+    }
+
+    fn accepted(
+        self: &Rc<Self>,
+        listener: &Arc<Listener>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Client {
         self.open.set(self.open.get() + 1);
         listener.metrics.accepted.inc();
         listener.metrics.open.inc();
-        let client = Client {
+        Client {
             stream,
             // A socket for both families writes IPv4 addresses as IPv6 ones.
             peer: peer.ip().to_canonical(),
             listener: Arc::clone(listener),
             timer: self.wheel.timer(),
             worker: Rc::clone(self),
-        };
-        match listener.protocol {
-            portolan_discovery::model::Protocol::Http => {
-                tokio::task::spawn_local(proxy::serve(client));
-            }
-            portolan_discovery::model::Protocol::Tcp => {
-                tokio::task::spawn_local(tcp::serve(client));
-            }
         }
     }
 }
@@ -333,6 +339,52 @@ fn wall_clock() -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn start() -> Start {
+        let registry = prometheus::Registry::new();
+        let metrics = crate::metrics::Metrics::register(&registry).unwrap();
+        Start {
+            index: 0,
+            config: Arc::new(Config::new(Vec::new())),
+            cell: TableCell::new(Arc::new(Table::empty()), &metrics),
+            metrics: WorkerMetrics::register(&registry, &metrics).unwrap(),
+            sockets: Vec::new(),
+            order: drain::Command::new().order(),
+            moved: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_connection_that_panics_is_counted_and_takes_nobody_with_it() {
+        let start = start();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let worker = Worker::new(&start);
+            let config = crate::config::ListenerConfig::new(
+                portolan_discovery::model::ListenerName::parse("http").unwrap(),
+                "127.0.0.1:0".parse().unwrap(),
+                portolan_discovery::model::Protocol::Http,
+            );
+            let registry = prometheus::Registry::new();
+            let metrics = crate::metrics::Metrics::register(&registry).unwrap();
+            let bound = listener::bind(&config, 1, &metrics).unwrap();
+            let stream = TcpStream::connect(bound.listener.local).await.unwrap();
+            let peer = stream.peer_addr().unwrap();
+            let client = worker.accepted(&bound.listener, stream, peer);
+            let panicking = tokio::task::spawn_local(async move {
+                let _client = client;
+                panic!("a test's panic");
+            });
+            assert_eq!(worker.open(), 1);
+            assert!(panicking.await.is_err());
+            worker.idle().await;
+            assert_eq!((worker.open(), start.metrics.panics.get()), (0, 1));
+            assert_eq!(bound.listener.metrics.open.get(), 0);
+        });
+    }
 
     #[test]
     fn a_worker_that_fails_or_panics_is_counted_and_started_again() {

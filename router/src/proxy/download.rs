@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::fault::Failure;
-use crate::buffer::{Buffer, Outbox};
+use crate::buffer::{Buffer, Outbox, TURN_READS_MAX};
 use crate::h1::{
     BodyFraming, BodyState, CHUNK_END, ChunkHead, Deliver, LAST_CHUNK, Phase, Reason, Relay,
     RequestFacts, Response, ResponseFacts, parse_response,
@@ -141,6 +141,7 @@ impl Download {
         asked: &Asked<'_>,
         moved: &mut bool,
     ) -> Result<Receiving, Failure> {
+        let mut reads = 0;
         loop {
             if !self.outbox.is_empty() {
                 let before = self.written;
@@ -162,6 +163,11 @@ impl Download {
             }
             if !self.buffer.has_room() && !self.buffer.grow() {
                 return Err(Reason::UpstreamHeadTooLarge.into());
+            }
+            reads += 1;
+            if reads > TURN_READS_MAX {
+                cx.waker().wake_by_ref();
+                return Ok(Receiving::Upstream);
             }
             match self.buffer.poll_fill(cx, upstream) {
                 Poll::Pending => return Ok(Receiving::Upstream),

@@ -136,7 +136,7 @@ impl Exchange {
         })
         .await;
         if let Err(failure) = &connected
-            && failure.retry == Retry::Safe
+            && !matches!(failure.reason, Reason::ClientGone | Reason::Overloaded)
         {
             self.picked.metrics.connect_failures.inc();
         }
@@ -277,10 +277,11 @@ impl Exchange {
     }
 
     /// The response is delivered.
-    fn finish(&mut self, conn: &Conn, mut upstream: Upstream) -> After {
+    fn finish(&mut self, conn: &mut Conn, mut upstream: Upstream) -> After {
         self.count(self.download.facts().map_or(0, |facts| facts.status));
         let worker = &conn.client.worker;
         let sent = self.upload.is_sent();
+        self.upload.let_go(&mut conn.input);
         if sent && self.download.keeps_upstream() && self.picked.keep_alive {
             if let Some(idle_max) = self.download.idle_max() {
                 upstream.idle_max = upstream.idle_max.min(idle_max);
@@ -298,7 +299,7 @@ impl Exchange {
     async fn fail(&mut self, conn: &mut Conn, reason: Reason) -> After {
         self.count(reason.status());
         let body_read = self.upload.is_read();
-        self.upload.settle(&mut conn.input);
+        self.upload.let_go(&mut conn.input);
         let is_answerable = self.download.facts().is_none() && reason.status() != 499;
         if is_answerable {
             let (facts, id) = (Some(self.facts), Some(self.id.as_str()));

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
 
-use crate::buffer::{Buffer, Outbox};
+use crate::buffer::{Buffer, Outbox, TURN_READS_MAX};
 use crate::h1::{BodyFraming, BodyState, Limits, Reason};
 
 /// The largest part of a body that is kept to be sent again.
@@ -98,7 +98,10 @@ impl Upload {
         }
     }
 
-    fn let_go(&mut self, input: &mut Buffer) {
+    /// Takes all that came of the request out of the input, sent or not: what remains there
+    /// must be the next request.
+    pub(super) fn let_go(&mut self, input: &mut Buffer) {
+        self.repeatable = false;
         self.outbox.clear();
         input.consume(std::mem::take(&mut self.at));
     }
@@ -115,6 +118,7 @@ impl Upload {
         if self.broken {
             return Ok(Sending::Over);
         }
+        let mut reads = 0;
         loop {
             // Also behind a head that is not sent yet: both go out in one write.
             if !self.is_read() && self.at < input.len() && self.outbox.takes_data() {
@@ -145,8 +149,12 @@ impl Upload {
                 continue;
             }
             if !input.has_room() {
-                self.repeatable = false;
                 self.let_go(input);
+            }
+            reads += 1;
+            if reads > TURN_READS_MAX {
+                cx.waker().wake_by_ref();
+                return Ok(Sending::Client);
             }
             match input.poll_fill(cx, client) {
                 Poll::Pending => return Ok(Sending::Client),
@@ -165,5 +173,97 @@ impl Upload {
         }
         self.at += progress.taken;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const BODY_BYTES: usize = 12_000;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Inherited by what is accepted: the instance's side takes little.
+        SockRef::from(&listener).set_recv_buffer_size(1).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        SockRef::from(&near).set_send_buffer_size(1).unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    fn upload() -> Upload {
+        let framing = BodyFraming::Length(BODY_BYTES as u64);
+        Upload::new(b"POST / HTTP/1.1\r\n\r\n".to_vec(), framing, Limits::DEFAULT)
+    }
+
+    /// A client that has sent a body and the beginning of its next request.
+    async fn client() -> (TcpStream, TcpStream, Buffer) {
+        let (mut near, mut far) = pair().await;
+        let sending =
+            async { far.write_all(&[b"x".repeat(BODY_BYTES), b"GET".to_vec()].concat()).await };
+        let mut input = Buffer::default();
+        let reading = async {
+            while input.len() < BODY_BYTES + 3 {
+                poll_fn(|cx| input.poll_fill(cx, &mut near)).await.unwrap();
+            }
+        };
+        tokio::join!(async { sending.await.unwrap() }, reading);
+        (near, far, input)
+    }
+
+    #[tokio::test]
+    async fn what_an_instance_did_not_take_is_not_taken_for_the_next_request() {
+        let (mut near, _far, mut input) = client().await;
+        let (mut upstream, _instance) = pair().await;
+        let mut upload = upload();
+        let sending = poll_fn(|cx| {
+            let sent = upload.poll(cx, &mut near, &mut input, &mut upstream, &mut false);
+            Poll::Ready(sent.unwrap())
+        })
+        .await;
+        assert_eq!(sending, Sending::Upstream, "the instance takes nothing");
+        assert!(upload.is_read() && !upload.is_sent());
+        upload.settle(&mut input);
+        upload.let_go(&mut input);
+        assert_eq!(input.data(), b"GET");
+    }
+
+    #[tokio::test]
+    async fn a_request_is_sent_again_whole_after_it_was_half_sent() {
+        let (mut near, _far, mut input) = client().await;
+        let mut upload = upload();
+        let (mut dead, _instance) = pair().await;
+        poll_fn(|cx| {
+            let sent = upload.poll(cx, &mut near, &mut input, &mut dead, &mut false);
+            Poll::Ready(sent.unwrap())
+        })
+        .await;
+        assert!(upload.is_repeatable() && !upload.is_unsent());
+        upload.rewind();
+        let (mut upstream, mut instance) = pair().await;
+        let received = async {
+            let mut bytes = vec![0; 19 + BODY_BYTES];
+            instance.read_exact(&mut bytes).await.unwrap();
+            bytes
+        };
+        let sent = poll_fn(|cx| {
+            match upload.poll(cx, &mut near, &mut input, &mut upstream, &mut false).unwrap() {
+                Sending::Over => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        });
+        let (received, ()) = tokio::join!(received, sent);
+        assert_eq!(
+            received,
+            [b"POST / HTTP/1.1\r\n\r\n".to_vec(), b"x".repeat(BODY_BYTES)].concat()
+        );
+        upload.settle(&mut input);
+        assert_eq!(input.data(), b"GET");
     }
 }

@@ -1,55 +1,128 @@
 //! Tables that change under traffic.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::instance::Instance;
 use super::peer::{Peer, within};
 use super::rig::{Rig, draining, instance, until, web, without};
 
+/// Clients that send GET and POST in turn until they are stopped, and count their responses.
+struct Load {
+    stop: Arc<AtomicBool>,
+    /// Failures are allowed now.
+    forgiving: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: JoinSet<()>,
+}
+
+impl Load {
+    fn start(addr: SocketAddr, clients: usize) -> Self {
+        let mut load = Self {
+            stop: Arc::default(),
+            forgiving: Arc::default(),
+            answered: Arc::default(),
+            clients: JoinSet::new(),
+        };
+        for number in 0..clients {
+            let (stop, answered) = (Arc::clone(&load.stop), Arc::clone(&load.answered));
+            let forgiving = Arc::clone(&load.forgiving);
+            load.clients.spawn(async move {
+                let mut client = Peer::connect(addr).await;
+                let mut turn = number;
+                while !stop.load(Ordering::Relaxed) {
+                    turn += 1;
+                    let response = match turn % 2 {
+                        0 => client.get("/").await,
+                        _ => client.ask(POST).await,
+                    };
+                    if !forgiving.load(Ordering::Relaxed) {
+                        assert_eq!(response.status(), 200, "{}", response.text());
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        load
+    }
+
+    fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Fails the test if any request has failed.
+    async fn end(mut self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = within("the clients", self.clients.join_next()).await {
+            ended.unwrap();
+        }
+        self.answered()
+    }
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 2\r\n\r\nhi";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_stops_after_its_drain_takes_no_request_with_it() {
+    let mut instances = vec![Instance::named("x").await, Instance::named("x").await];
+    let mut rig = Rig::with(&web(&[instances[0].addr, instances[1].addr]), |config| {
+        config.workers = 2;
+    });
+    let load = Load::start(rig.http, 16);
+    for round in 0..30 {
+        let enough = load.answered() + 50;
+        until("some traffic", || load.answered() > enough).await;
+        let next = Instance::named("x").await;
+        let (old_id, new_id) = (format!("r{round}"), format!("r{}", round + 1));
+        let (old_id, old) = match round {
+            0 => ("a", instances.remove(0)),
+            _ => (old_id.as_str(), instances.pop().unwrap()),
+        };
+        rig.apply_and_wait(&[instance("web", &new_id, next.addr)]).await;
+        rig.apply_and_wait(&[draining("web", old_id, old.addr)]).await;
+        let under_way = || rig.router.table().draining().map(|(_, _, count)| count).sum::<u64>();
+        until("nothing under way", || under_way() == 0).await;
+        drop(old);
+        rig.apply(&[without("web", old_id)]);
+        instances.push(next);
+    }
+    assert!(load.end().await > 30 * 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_dies_fails_what_it_had_under_way_and_nothing_later() {
+    let (a, b) = (Instance::named("a").await, Instance::named("b").await);
+    let dying = Instance::named("c").await;
+    let rig = Rig::with(&web(&[a.addr, b.addr, dying.addr]), |config| config.workers = 2);
+    let load = Load::start(rig.http, 16);
+    until("some traffic", || dying.requests() > 200).await;
+    load.forgiving.store(true, Ordering::Relaxed);
+    drop(dying);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    load.forgiving.store(false, Ordering::Relaxed);
+    // The table still has it: every third request meets it first.
+    let enough = load.answered() + 1_500;
+    until("more traffic", || load.answered() > enough).await;
+    load.end().await;
+    assert!(rig.metric("portolan_router_retries_total", &[]) > 200.0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_the_table_is_replaced_without_pause() {
     const CLIENTS: usize = 100;
-    const REQUESTS_EACH: usize = 30;
+    const REQUESTS: usize = 3_000;
     let fixed = Instance::named("fixed").await;
     let moving = [Instance::named("b").await, Instance::named("c").await];
     let mut rig = Rig::with(&web(&[fixed.addr, moving[0].addr, moving[1].addr]), |config| {
         config.workers = 2;
     });
-    let stop = Arc::<AtomicBool>::default();
-    let answered = Arc::<AtomicUsize>::default();
-    let addr = rig.http;
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|number| {
-            let answered = Arc::clone(&answered);
-            tokio::spawn(async move {
-                let mut client = Peer::connect(addr).await;
-                for request in 0..REQUESTS_EACH {
-                    let response = if (number + request) % 2 == 0 {
-                        client.get("/").await
-                    } else {
-                        let post =
-                            "POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 2\r\n\r\nhi";
-                        client.ask(post).await
-                    };
-                    assert_eq!(response.status(), 200, "{}", response.text());
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
-    let finished = {
-        let stop = Arc::clone(&stop);
-        tokio::spawn(async move {
-            for client in clients {
-                client.await.unwrap();
-            }
-            stop.store(true, Ordering::Relaxed);
-        })
-    };
+    let load = Load::start(rig.http, CLIENTS);
     let mut changes = 0;
-    while !stop.load(Ordering::Relaxed) && !finished.is_finished() {
+    while load.answered() < REQUESTS || changes < 50 {
         let (id, addr) = [("b", moving[0].addr), ("c", moving[1].addr)][changes % 2];
         rig.apply(&[draining("web", id, addr)]);
         tokio::task::yield_now().await;
@@ -59,9 +132,7 @@ async fn no_request_fails_while_the_table_is_replaced_without_pause() {
         tokio::time::sleep(Duration::from_millis(1)).await;
         changes += 1;
     }
-    within("the clients", finished).await.unwrap();
-    assert_eq!(answered.load(Ordering::Relaxed), CLIENTS * REQUESTS_EACH);
-    assert!(changes > 10, "{changes} changes are no test");
+    assert!(load.end().await >= REQUESTS);
     let newest = rig.router.table().revision();
     within("the last table", rig.router.wait_acked(newest)).await;
 }

@@ -41,7 +41,7 @@ async fn a_drain_waits_for_the_request_under_way_and_takes_nothing_new() {
 async fn a_client_about_to_ask_gets_its_answer_and_idle_ones_are_closed() {
     let instance = Instance::named("a").await;
     let rig = Rig::with(&web(&[instance.addr]), |config| {
-        config.timeouts.drain_grace = Duration::from_millis(500);
+        config.timeouts.drain_grace = Duration::from_secs(2);
     });
     let (mut asking, mut idle) = (rig.client().await, rig.client().await);
     asking.get("/").await;

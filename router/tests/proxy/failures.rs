@@ -197,7 +197,7 @@ async fn a_garbled_answer_is_not_passed_on() {
 }
 
 fn quick(config: &mut portolan_router::Config) {
-    let wait = Duration::from_millis(100);
+    let wait = Duration::from_millis(400);
     config.timeouts = Timeouts {
         client_header: wait,
         client_body: wait,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::peer::{Message, Peer};
 
-/// A server that counts its connections.
+/// A server that counts its connections. Dropped, it closes all of them at once.
 pub struct Instance {
     pub addr: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -35,9 +35,11 @@ impl Instance {
         let connections = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&connections);
         let task = tokio::spawn(async move {
+            // Dropped with this task: an instance that is gone has no connections either.
+            let mut serving = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(serve(Peer::of(stream), number));
+                serving.spawn(serve(Peer::of(stream), number));
             }
         });
         Self { addr, connections, requests: Arc::default(), task }

@@ -95,7 +95,7 @@ async fn a_connection_that_leads_nowhere_is_reset_and_counted() {
 #[tokio::test]
 async fn an_idle_connection_is_cut_and_a_busy_one_is_not() {
     let instance = Instance::raw(|mut peer, _| async move {
-        for _ in 0..8 {
+        for _ in 0..15 {
             tokio::time::sleep(Duration::from_millis(100)).await;
             if !peer.try_send("x").await {
                 return;
@@ -105,10 +105,10 @@ async fn an_idle_connection_is_cut_and_a_busy_one_is_not() {
     })
     .await;
     let rig = Rig::with(&web(&[instance.addr]), |config| {
-        config.timeouts.tcp_idle = Duration::from_millis(400);
+        config.timeouts.tcp_idle = Duration::from_secs(1);
     });
     let mut client = Peer::connect(rig.tcp).await;
-    assert_eq!(client.read(8).await, b"xxxxxxxx");
+    assert_eq!(client.read(15).await, b"xxxxxxxxxxxxxxx");
     client.gone().await;
     rig.ends("tunnel_idle").await;
     rig.settled("web").await;
