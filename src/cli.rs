@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Reference => {
-            print!("{}", crate::config::reference::page());
+            table::text(&crate::config::reference::page());
             ExitCode::SUCCESS
         }
         Command::Whoami { bind } => start::whoami(bind),

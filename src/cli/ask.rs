@@ -1,12 +1,10 @@
 //! The commands that only ask.
 
-use std::io::Write;
-
 use portolan_discovery::model::AppName;
 
 use super::Failure;
 use super::client::Client;
-use super::table::{self, ago, counts, or_dash};
+use super::table::{self, ago, counts, or_dash, say};
 use crate::api::view::{
     AppView, DeploymentView, EventView, ExplainView, InstanceView, JobView, LogView, NodeView,
     ReleaseView, RouteView, ServiceView, StatusView,
@@ -24,23 +22,23 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
         (Some(backend), _) => format!("{backend}, catching up"),
         (None, error) => format!("away: {}", or_dash(error.as_ref())),
     };
-    println!("node       {} (portolan {})", view.node, view.version);
-    println!("store      {store}");
-    println!("revision   {} (every worker serves the table of {})", view.revision, view.acked);
-    println!("table age  {} ms", view.table_age_ms);
-    println!("leader     {}", or_dash(view.leader.as_ref()));
-    println!("routes     {}", view.counts.routes);
-    println!("services   {}", view.counts.services);
-    println!("instances  {}", counts(&view.counts.instances));
+    say!("node       {} (portolan {})", view.node, view.version);
+    say!("store      {store}");
+    say!("revision   {} (every worker serves the table of {})", view.revision, view.acked);
+    say!("table age  {} ms", view.table_age_ms);
+    say!("leader     {}", or_dash(view.leader.as_ref()));
+    say!("routes     {}", view.counts.routes);
+    say!("services   {}", view.counts.services);
+    say!("instances  {}", counts(&view.counts.instances));
     let not_ready = if view.not_ready.is_empty() { "yes".to_owned() } else {
         format!("no, waiting for {}", view.not_ready.join(", "))
     };
-    println!("ready      {not_ready}");
+    say!("ready      {not_ready}");
     if view.rejected_records > 0 {
-        println!("rejected   {} records could not be read; the log names them", view.rejected_records);
+        say!("rejected   {} records could not be read; the log names them", view.rejected_records);
     }
     for line in &view.pending {
-        println!("pending    {line}");
+        say!("pending    {line}");
     }
     Ok(())
 }
@@ -55,7 +53,7 @@ pub(super) async fn services(
         if json {
             table::json(&view);
         } else {
-            println!("{} ({}): {}", view.name, view.protocol, counts(&view.states));
+            say!("{} ({}): {}", view.name, view.protocol, counts(&view.states));
             print_instances(&view.instances);
         }
         return Ok(());
@@ -163,10 +161,10 @@ pub(super) async fn explain(
         table::json(&view);
         return Ok(());
     }
-    println!("{} {} at host {}", view.method, view.path, view.host);
-    println!("{}", view.verdict);
+    say!("{} {} at host {}", view.method, view.path, view.host);
+    say!("{}", view.verdict);
     if !view.candidates.is_empty() {
-        println!("\nroutes, the winner first:");
+        say!("\nroutes, the winner first:");
         let rows: Vec<_> = view
             .candidates
             .iter()
@@ -175,7 +173,7 @@ pub(super) async fn explain(
         table::print(["  ROUTE", "HOST", "PATH", "OUTCOME"], &indented(rows));
     }
     if !view.instances.is_empty() {
-        println!("\ninstances:");
+        say!("\ninstances:");
         let rows: Vec<_> = view
             .instances
             .iter()
@@ -273,7 +271,7 @@ pub(super) async fn app(client: &Client, json: bool, app: &AppName) -> Result<()
         return Ok(());
     }
     let now = clock::unix_ms();
-    println!("{} serves {}; wants {}\n", view.name, view.release, counts(&view.wanted));
+    say!("{} serves {}; wants {}\n", view.name, view.release, counts(&view.wanted));
     let rows: Vec<_> = releases
         .iter()
         .map(|release| {
@@ -292,7 +290,7 @@ pub(super) async fn app(client: &Client, json: bool, app: &AppName) -> Result<()
         })
         .collect();
     table::print(["RELEASE", "AGE", "DIGEST", "COMMANDS"], &rows);
-    println!();
+    say!("");
     let rows: Vec<_> = deployments
         .iter()
         .map(|d| {
@@ -359,12 +357,11 @@ pub(super) async fn logs(
             return Err(event.data.into());
         }
         if json {
-            println!("{}", event.data);
+            say!("{}", event.data);
         } else {
             let line: LogView = serde_json::from_str(&event.data)?;
-            println!("{} {} {}", line.at, line.stream, line.text);
+            say!("{} {} {}", line.at, line.stream, line.text);
         }
-        std::io::stdout().flush()?;
     }
     Ok(())
 }
@@ -381,12 +378,11 @@ pub(super) async fn events(
             return Err(format!("the stream has ended: {}", event.data).into());
         }
         if json {
-            println!("{}", event.data);
+            say!("{}", event.data);
         } else {
             let view: EventView = serde_json::from_str(&event.data)?;
-            println!("{:>6} {} {} {}", view.revision, view.kind, view.name, view.text);
+            say!("{:>6} {} {} {}", view.revision, view.kind, view.name, view.text);
         }
-        std::io::stdout().flush()?;
     }
     Ok(())
 }

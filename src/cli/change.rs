@@ -9,7 +9,7 @@ use portolan_discovery::model::{AppName, ProcessName, Scope};
 use super::Failure;
 use super::args::{Deploy, Wait, WaitFor};
 use super::client::Client;
-use super::table;
+use super::table::{self, say};
 use crate::api::view::{
     AppView, DeployCall, DeploymentView, DoneView, JobView, OverrideView, RollbackCall, ScaleCall,
     WaitView,
@@ -102,7 +102,7 @@ async fn follow(
         "running" | "done" => {
             if !json {
                 let verb = if view.over { "serves" } else { "is being deployed:" };
-                println!("{} {verb} {}", view.app, view.to);
+                say!("{} {verb} {}", view.app, view.to);
             }
             Ok(())
         }
@@ -155,7 +155,7 @@ pub(super) async fn scale(
         Some(done) if json => table::json(&done),
         _ => {
             let view: AppView = client.get(&format!("/v1/apps/{app}")).await?;
-            println!("{app} runs {}", table::counts(&view.running));
+            say!("{app} runs {}", table::counts(&view.running));
         }
     }
     Ok(())
@@ -216,9 +216,9 @@ pub(super) async fn drain(
     if json {
         table::json(&done);
     } else if undo {
-        println!("{scope} is judged by its checks again");
+        say!("{scope} is judged by its checks again");
     } else {
-        println!("{scope} takes no new work; `portolan instances` shows it draining");
+        say!("{scope} takes no new work; `portolan instances` shows it draining");
     }
     Ok(())
 }
@@ -231,7 +231,7 @@ pub(super) async fn wait(client: &Client, json: bool, wait: WaitFor) -> Result<(
         if json {
             table::json(&view);
         } else {
-            println!("{app} runs {}", table::counts(&view.running));
+            say!("{app} runs {}", table::counts(&view.running));
         }
         return Ok(());
     }
@@ -242,7 +242,7 @@ pub(super) async fn wait(client: &Client, json: bool, wait: WaitFor) -> Result<(
         let path = format!("/v1/wait?revision={revision}&timeout_ms={}", part.as_millis());
         match client.get::<WaitView>(&path).await {
             Ok(view) if json => table::json(&view),
-            Ok(view) => println!("revision {revision} is live; the node serves {}", view.revision),
+            Ok(view) => say!("revision {revision} is live; the node serves {}", view.revision),
             Err(error) if left <= part => return Err(error.into()),
             Err(super::client::ClientError::Refused(body)) if body.code == "timeout" => continue,
             Err(error) => return Err(error.into()),

@@ -1,6 +1,6 @@
 //! The commands that start something: the mesh, a check of a configuration, the sample app.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::args::{Check, LogFormat, Up};
+use super::table::say;
 use super::{EXIT_FAILED, EXIT_USAGE, failed};
 use crate::config::Config;
 use crate::mesh::{self, Mesh};
@@ -32,18 +33,23 @@ pub(super) fn up(up: &Up) -> ExitCode {
     };
     let result = runtime.block_on(async {
         let mesh = Mesh::bind(config, up.new_store)?;
-        print!("{}", mesh.greeting(&up.file));
+        greet(&mesh.greeting(&up.file));
         mesh.run(stop_signal()).await
     });
     // A blocking call that hangs must not keep the process from ending.
     runtime.shutdown_timeout(mesh::SHUTDOWN_TIMEOUT);
     match result {
         Ok(farewell) => {
-            print!("{farewell}");
+            greet(&farewell);
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error),
     }
+}
+
+/// Tells the user; a process whose output nobody reads runs all the same.
+fn greet(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
@@ -123,7 +129,7 @@ pub(super) fn check(check: &Check, json: bool) -> ExitCode {
             eprintln!("portolan: {}: {trouble}", check.file.display());
         }
         if troubles.is_empty() {
-            println!(
+            say!(
                 "{} is good: {} listeners, {} routes, {} services, {} apps",
                 check.file.display(),
                 config.listeners.len(),
@@ -148,8 +154,8 @@ pub(super) fn stop(file: &Path) -> ExitCode {
     };
     let jobs = mesh::jobs_dir(&config.node.data_dir);
     match runtime.block_on(job::stop_all(&jobs, JobSpec::KILL_TIMEOUT)) {
-        Ok(0) => println!("no job was running"),
-        Ok(count) => println!("{count} jobs were stopped"),
+        Ok(0) => say!("no job was running"),
+        Ok(count) => say!("{count} jobs were stopped"),
         Err(error) => return failed(&error),
     }
     ExitCode::SUCCESS
@@ -172,7 +178,7 @@ pub(super) fn whoami(bind: Option<SocketAddr>) -> ExitCode {
     };
     let result = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(bind).await?;
-        println!("whoami listens at {}", listener.local_addr()?);
+        say!("whoami listens at {}", listener.local_addr()?);
         whoami::serve(listener, stop_signal()).await
     });
     match result {

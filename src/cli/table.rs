@@ -1,18 +1,34 @@
 //! Answers as people and as programs read them.
 
+use std::io::{self, Write};
+
 use serde::Serialize;
+
+/// Writes a text to standard output. Whoever reads it may have gone, as `head` does: then there
+/// is nobody left to tell, and the process ends.
+pub(super) fn text(text: &str) {
+    let mut out = io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// `println!` that ends the process quietly when nobody reads.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::table::text(&(format!($($text)*) + "\n")) };
+}
+pub(super) use say;
 
 /// Prints `value` as JSON.
 pub(super) fn json(value: &impl Serialize) {
-    println!(
-        "{}",
-        serde_json::to_string_pretty(value).expect("views have string keys and finite numbers")
-    );
+    let text =
+        serde_json::to_string_pretty(value).expect("views have string keys and finite numbers");
+    say!("{text}");
 }
 
 /// Prints rows below a head, each column as wide as its widest cell.
 pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) {
-    print!("{}", render(head, rows));
+    text(&render(head, rows));
 }
 
 fn render<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {

@@ -282,10 +282,10 @@ impl<'a> Reader<'a> {
             };
             let line = self.source.line(place.start);
             for (other, first) in &routes {
-                let what = if other.name == route.name {
-                    format!("route \"{}\" is there already, at line {first}", route.name)
-                } else if other.listener == route.listener && other.rule == route.rule {
+                let what = if other.listener == route.listener && other.rule == route.rule {
                     format!("the route takes the same requests as the one at line {first}")
+                } else if other.name == route.name {
+                    format!("route \"{}\" is there already, at line {first}", route.name)
                 } else {
                     continue;
                 };
@@ -477,7 +477,7 @@ impl<'a> Reader<'a> {
         Err(self.source.at(
             path.span(),
             format!("there is no {kind} {}", full.display()),
-            format!("create it or correct the path, which starts at the folder of this file"),
+            "create it or correct the path, which starts at the folder of this file",
         ))
     }
 }

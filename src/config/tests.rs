@@ -164,7 +164,7 @@ fn what_is_wrong_is_told_with_line_and_accepted_values() {
             "[[routes]]\nhost = \"a\"\nservice = \"a\"\n[[routes]]\nhost = \"A\"\nservice = \"b\"\n"
                 .to_owned(),
             "p.toml:6:",
-            &["is there already, at line 3"],
+            &["takes the same requests as the one at line 3"],
         ),
         (
             format!("{listener}[[routes]]\nlistener = \"wbe\"\nservice = \"a\"\n"),

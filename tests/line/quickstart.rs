@@ -147,7 +147,7 @@ fn metrics_and_readiness_are_served() {
         "portolan_router_retries_total",
         "portolan_table_age_seconds",
         "portolan_dns_queries_total{",
-        "portolan_agent_checks_total{",
+        "portolan_agent_probes_total{",
         "portolan_instances{service=\"web\",state=\"up\"} 3",
         "portolan_store_connected 1",
         "portolan_agent_jobs",

@@ -185,7 +185,8 @@ impl Stage {
             .unwrap()
             .iter()
             .filter(|job| job["state"] == "running")
-            .map(|job| (job["id"].as_str().unwrap().to_owned(), job["pid"].as_u64().unwrap()))
+            // One that died while nobody watched has no process until that is found out.
+            .filter_map(|job| Some((job["id"].as_str()?.to_owned(), job["pid"].as_u64()?)))
             .collect()
     }
 
