@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use portolan_agent::job;
 use portolan_discovery::model::JobSpec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +28,7 @@ pub(super) fn up(up: &Up) -> ExitCode {
         Err(error) => return wrong(&error),
     };
     logging(up.log_format);
+    raise_file_limit();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
@@ -50,6 +52,16 @@ pub(super) fn up(up: &Up) -> ExitCode {
 /// Tells the user; a process whose output nobody reads runs all the same.
 fn greet(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Each connection needs a file or two, and shells begin with 1,024: what the hard limit allows
+/// is taken.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

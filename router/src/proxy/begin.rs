@@ -118,6 +118,13 @@ impl Refused {
     }
 }
 
+/// RFC 9110 §7.4: a request for an `https` resource that comes over a connection without TLS is
+/// misdirected. No listener has TLS, so the scheme alone decides.
+fn asks_for_tls(target: &str) -> bool {
+    const SCHEME: &str = "https://";
+    target.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
+}
+
 fn choose(
     conn: &Conn,
     request: &Request<'_>,
@@ -126,6 +133,9 @@ fn choose(
     let facts = request.facts();
     if facts.max_forwards == Some(0) && matches!(facts.method, Method::Options | Method::Trace) {
         return Err(Refused::LastHop);
+    }
+    if asks_for_tls(request.target()) {
+        return Err(Refused::Reason(Reason::Misdirected));
     }
     let random = worker.random(|rng| rng.u64(..));
     worker.with_table(|table| {

@@ -318,6 +318,8 @@ async fn every_dead_end_has_its_own_status() {
         ("/", 404, "no_route"),
         ("/nowhere", 500, "bad_reference"),
         ("/empty", 503, "no_instance"),
+        ("https://web.test/web", 421, "misdirected"),
+        ("http://web.test/web", 200, "a"),
         ("/web", 200, "a"),
     ] {
         let response = client.get(path).await;
