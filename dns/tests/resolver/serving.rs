@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 use portolan_dns::{BindError, Dns, Zone};
 use prometheus::Registry;
+use socket2::{Domain, Socket, Type};
 
 use crate::fake::{Fake, Manner};
 use crate::fixture::Fixture;
@@ -213,7 +214,15 @@ fn a_port_that_is_taken_is_named() {
     let error = query(tcp.local_addr().unwrap());
     let expected = format!("cannot listen on {} by TCP: ", tcp.local_addr().unwrap());
     assert!(error.to_string().starts_with(&expected), "{error}");
-    // Another resolver that shares its ports would get half of the queries.
+    // With a process that shares its port, each of the two would get half of the queries.
+    let shared = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    shared.set_reuse_port(true).unwrap();
+    shared.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let addr = shared.local_addr().unwrap().as_socket().unwrap();
+    let error = query(addr);
+    let expected = format!("cannot listen on {addr} by UDP: ");
+    assert!(error.to_string().starts_with(&expected), "{error}");
+    // So would another resolver.
     let live = Live::start(&[]);
     assert!(matches!(query(live.addr), BindError::Address { addr, .. } if addr == live.addr));
     live.stop();
