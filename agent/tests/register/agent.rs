@@ -279,12 +279,17 @@ async fn another_address_is_probed_before_it_takes_over() {
     let case = Case::new();
     let agent = case.start();
     let (_first, old) = listener().await;
-    let (_second, new) = listener().await;
+    let (second, new) = listener().await;
+    drop(second);
     case.declare(vec![declared("a", old, tcp())]);
     case.is("a", Some(Health::Up)).await;
 
     let mut watch = case.watch().await;
-    case.declare(vec![declared("a", new, tcp())]);
+    let patient = tcp().map(|check| CheckSpec { start_period: LONG, ..check });
+    case.declare(vec![declared("a", new, patient)]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(stored(&*case.store, "a").await.unwrap().addr, old, "nobody listens there yet");
+    let second = TcpListener::bind(new).await.unwrap();
     eventually("the address changes", || async {
         stored(&*case.store, "a").await.is_some_and(|record| record.addr == new)
     })
@@ -292,6 +297,8 @@ async fn another_address_is_probed_before_it_takes_over() {
     for record in history(&mut watch, "a", now(&case).await).await {
         assert_eq!(record.expect("it is never gone").health, Health::Up);
     }
+    drop(second);
+    case.is("a", Some(Health::Down)).await;
     agent.stop().await;
 }
 

@@ -167,6 +167,23 @@ async fn a_write_whose_answer_is_lost_is_not_done_twice() {
 }
 
 #[tokio::test]
+async fn a_wish_taken_back_after_a_lost_answer_is_written_back() {
+    let case = Case::new();
+    let health = |health| case.registrar.set_health(&service(), &id("a"), health, None);
+    case.registrar.put(instance("a", Health::Up)).await.unwrap();
+    case.mood.loses_answers.store(true, Ordering::SeqCst);
+    drop(health(Health::Down));
+    eventually("it is done", || async {
+        stored(&*case.store, "a").await.unwrap().health == Health::Down
+    })
+    .await;
+    let written = health(Health::Up);
+    case.mood.loses_answers.store(false, Ordering::SeqCst);
+    timeout(LONG, written.stored()).await.unwrap().unwrap();
+    assert_eq!(stored(&*case.store, "a").await.unwrap().health, Health::Up);
+}
+
+#[tokio::test]
 async fn a_record_that_changes_meanwhile_is_read_again() {
     let case = Case::new();
     case.registrar.put(instance("a", Health::Starting)).await.unwrap();
