@@ -5,6 +5,7 @@ mod error;
 mod events;
 mod explain;
 mod guard;
+mod listen;
 mod logs;
 mod metrics;
 pub mod openapi;
@@ -19,7 +20,6 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 use portolan_discovery::model::NodeName;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::{Commands, Controller};
@@ -27,6 +27,7 @@ use crate::live::{Live, OpenedStore, Readiness};
 
 pub use error::{ApiError, ErrorBody};
 pub use guard::{Token, TokenError};
+pub use listen::serve;
 
 /// The largest body of a call.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -59,13 +60,6 @@ pub struct Context {
 
 /// What the handlers share.
 type Shared = axum::extract::State<Arc<Context>>;
-
-/// Serves the admin listener until told to stop.
-pub async fn serve(listener: TcpListener, context: Context) -> std::io::Result<()> {
-    let cancel = context.cancel.clone();
-    let app = routes(Arc::new(context));
-    axum::serve(listener, app).with_graceful_shutdown(async move { cancel.cancelled().await }).await
-}
 
 fn routes(context: Arc<Context>) -> Router {
     let api = Router::new()

@@ -8,6 +8,7 @@ mod declare;
 mod follow;
 mod gauges;
 mod greeting;
+mod keep;
 mod open;
 mod probe;
 mod publish;
@@ -33,6 +34,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::controller::{Commands, Controller, Settings};
 use crate::live::{Live, OpenedStore, Readiness};
+use keep::Keeper;
 use publish::{Publisher, Resolver};
 
 pub use bind::StartError;
@@ -59,6 +61,7 @@ pub struct Mesh {
     live: Arc<Live>,
     router: portolan_router::Bound,
     dns: Option<portolan_dns::Bound>,
+    agent: Agent,
     admin: TcpListener,
     token: Option<api::Token>,
     registry: prometheus::Registry,
@@ -112,7 +115,10 @@ impl Mesh {
         let dns = resolver.as_ref().map(|resolver| resolver.dns.clone());
         gauges::register(&self.registry, &self.live);
         let publisher = Publisher::new(router.clone(), resolver);
+        let keeper = Keeper::new(tasks.clone(), cancel.clone(), &self.registry)
+            .map_err(StartError::Metrics)?;
         let parts = Parts {
+            keeper,
             config: self.config,
             store: self.store,
             live: self.live,
@@ -124,13 +130,15 @@ impl Mesh {
         };
         parts.start_opener(self.opener);
         parts.start_data_plane(publisher, self.saved_file);
-        parts.start_control(self.admin, self.token)?;
+        tasks.spawn(self.agent.run(cancel.clone()));
+        parts.start_control(self.admin, self.token);
         Ok(Running { router, dns, tasks, cancel })
     }
 }
 
 /// What the control tasks are started with.
 struct Parts {
+    keeper: Keeper,
     config: Config,
     store: OpenedStore,
     live: Arc<Live>,
@@ -157,20 +165,30 @@ impl Parts {
 
     /// What router and resolver need: the follower, the saver, the lease, the acknowledger.
     fn start_data_plane(&self, publisher: Publisher, saved: SavedFile) {
-        let (store, live, cancel) = (&self.store, &self.live, &self.cancel);
-        let node = self.node();
+        let Self { keeper, store, live, router, cancel, .. } = self;
+        let (node, publisher) = (self.node(), Arc::new(publisher));
         let lease: Arc<watch::Sender<Option<LeaseId>>> = Arc::new(watch::Sender::new(None));
-        self.tasks.spawn(follow::run(store.clone(), live.clone(), publisher, cancel.clone()));
-        self.tasks.spawn(save::run(store.clone(), live.clone(), saved, cancel.clone()));
-        self.tasks.spawn(ack::run(
-            node.name.clone(),
-            store.clone(),
-            live.clone(),
-            self.router.clone(),
-            lease.subscribe(),
-            cancel.clone(),
-        ));
-        self.tasks.spawn(session::run(store.clone(), node, lease, cancel.clone()));
+        let part = (store.clone(), live.clone(), cancel.clone());
+        keeper.keep("follow", {
+            let (store, live, cancel) = part.clone();
+            move || follow::run(store.clone(), live.clone(), publisher.clone(), cancel.clone())
+        });
+        keeper.keep("save", {
+            let (store, live, cancel) = part.clone();
+            move || save::run(store.clone(), live.clone(), saved.clone(), cancel.clone())
+        });
+        keeper.keep("ack", {
+            let (store, live, cancel) = part;
+            let (name, router, lease) = (node.name.clone(), router.clone(), lease.subscribe());
+            move || {
+                let (store, live, cancel) = (store.clone(), live.clone(), cancel.clone());
+                ack::run(name.clone(), store, live, router.clone(), lease.clone(), cancel)
+            }
+        });
+        keeper.keep("session", {
+            let (store, cancel) = (store.clone(), cancel.clone());
+            move || session::run(store.clone(), node.clone(), lease.clone(), cancel.clone())
+        });
         let token = self.readiness.token("table");
         let mut connected = live.follow_connected();
         let cancel = cancel.clone();
@@ -182,27 +200,24 @@ impl Parts {
         });
     }
 
-    /// The agent, the controller, the declarations and the admin listener.
-    fn start_control(
-        &self,
-        admin: TcpListener,
-        token: Option<api::Token>,
-    ) -> Result<(), StartError> {
-        let store: Arc<dyn portolan_discovery::store::Store> =
-            Arc::new(open::Late::new(self.store.clone()));
+    /// The controller, the declarations and the admin listener.
+    fn start_control(&self, admin: TcpListener, token: Option<api::Token>) {
         let node = self.config.node.name.clone();
-        let agent = Agent::bind(bind::agent_config(&self.config)?, store, &self.registry)?;
         let controller = Arc::new(Controller::new(node.clone(), Settings::default()));
         let for_commands = self.store.clone();
         let commands = Arc::new(Commands::new(move || for_commands.now()));
-        let cancel = self.cancel.clone();
-        // Jobs are supervised and checked whether the store is there or not.
-        self.tasks.spawn(agent.run(cancel.clone()));
-        let (runner, opened, on_cancel) = (controller.clone(), self.store.clone(), cancel.clone());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                opened = opened.ready() => runner.run(opened, on_cancel).await,
-                () = on_cancel.clone().cancelled_owned() => {}
+        self.keeper.keep("controller", {
+            let (controller, opened) = (controller.clone(), self.store.clone());
+            let cancel = self.cancel.clone();
+            move || {
+                let (controller, opened) = (controller.clone(), opened.clone());
+                let cancel = cancel.clone();
+                async move {
+                    tokio::select! {
+                        store = opened.ready() => controller.run(store, cancel).await,
+                        () = cancel.clone().cancelled_owned() => {}
+                    }
+                }
             }
         });
         let declarations = declare::Declarations {
@@ -215,9 +230,9 @@ impl Parts {
             declarations,
             self.store.clone(),
             commands.clone(),
-            cancel.clone(),
+            self.cancel.clone(),
         ));
-        let context = api::Context {
+        let context = Arc::new(api::Context {
             node,
             store: self.store.clone(),
             live: self.live.clone(),
@@ -228,14 +243,10 @@ impl Parts {
             registry: self.registry.clone(),
             readiness: self.readiness.clone(),
             token,
-            cancel,
-        };
-        self.tasks.spawn(async move {
-            if let Err(error) = api::serve(admin, context).await {
-                tracing::error!(%error, "the admin listener has ended");
-            }
+            cancel: self.cancel.clone(),
         });
-        Ok(())
+        let admin = Arc::new(admin);
+        self.keeper.keep("admin", move || api::serve(admin.clone(), context.clone()));
     }
 
     fn node(&self) -> Node {

@@ -323,8 +323,10 @@ impl Snapshot {
 
 fn state_of(instance: &Instance, word: Option<Word>) -> State {
     match (word, instance.phase, instance.health) {
+        // First: whoever stops the instance waits for what is under way on it, which routers
+        // only count for draining ones.
+        (_, Phase::Draining, _) | (Some(Word::Drain), _, _) => State::Draining,
         (Some(Word::Down), _, _) => State::AdminDown,
-        (Some(Word::Drain), _, _) | (_, Phase::Draining, _) => State::Draining,
         (Some(Word::Up), _, _) | (_, _, Health::Up) => State::Up,
         (_, _, Health::Down) => State::Down,
         (_, _, Health::Starting) => State::Starting,

@@ -49,6 +49,16 @@ impl ApiError {
         )
     }
 
+    /// The process ends; another, or the next, will answer.
+    pub(super) fn stopping() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the node is stopping".to_owned(),
+            "ask again when it is up",
+        )
+    }
+
     pub(super) fn invalid(message: impl ToString, hint: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid", message.to_string(), hint)
     }

@@ -337,7 +337,11 @@ pub(super) async fn wait(
             tokio::time::sleep(WAIT_POLL).await;
         }
     };
-    match tokio::time::timeout(timeout, live).await {
+    let waited = tokio::select! {
+        waited = tokio::time::timeout(timeout, live) => waited,
+        () = context.cancel.cancelled() => return Err(ApiError::stopping()),
+    };
+    match waited {
         Ok(revision) => Ok(Json(WaitView { revision: revision.0 })),
         Err(_) => Err(ApiError::new(
             StatusCode::GATEWAY_TIMEOUT,

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use portolan_agent::AgentConfig;
+use portolan_agent::{Agent, AgentConfig};
 use portolan_agent::job::{self, ShimProgram};
 use portolan_discovery::snapshot::{SavedFile, Snapshot};
 use portolan_discovery::store::embedded::OpenError;
@@ -58,6 +58,9 @@ pub enum StartError {
         /// What is wrong with it.
         source: TokenError,
     },
+    /// A metric of the mesh is registered already.
+    #[error("cannot register the mesh's metrics: {0}")]
+    Metrics(#[source] prometheus::Error),
     /// A thread of the router.
     #[error("cannot start a data worker: {0}")]
     Thread(#[source] io::Error),
@@ -96,17 +99,35 @@ impl Mesh {
         let saved_file = SavedFile::at(data_dir.join("table.saved"));
         let (opener, store) = open::open(&config.store_path, saved_file.exists(), new_store)?;
         let live = Arc::new(Live::new(saved(&saved_file, new_store), clock::now()));
-        Ok(Self { config, saved_file, opener, store, live, router, dns, admin, token, registry })
+        let late = Arc::new(open::Late::new(store.clone()));
+        let agent = Agent::bind(agent_config(&config)?, late, &registry)?;
+        Ok(Self {
+            config,
+            saved_file,
+            opener,
+            store,
+            live,
+            router,
+            dns,
+            agent,
+            admin,
+            token,
+            registry,
+        })
     }
 }
 
-/// A folder that only its owner can look into: jobs' logs and environment lie in it.
+/// A folder that only its owner can look into: jobs' logs and environment lie in it. One that is
+/// there already may serve others too, so its mode is left alone.
 fn private_folder(path: &Path) -> io::Result<()> {
     const OWNER_ONLY: u32 = 0o700;
-    match fs::DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(path) {
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(OWNER_ONLY)),
-        Err(error) => Err(error),
+    const OTHERS: u32 = 0o007;
+    fs::DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(path)?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & OTHERS != 0 {
+        tracing::warn!(path = %path.display(), "others can look into this folder: chmod 0700 it");
     }
+    Ok(())
 }
 
 fn bind_admin(addr: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
@@ -201,7 +222,7 @@ fn dns_config(config: &Config) -> Option<portolan_dns::Config> {
     })
 }
 
-pub(super) fn agent_config(config: &Config) -> Result<AgentConfig, StartError> {
+fn agent_config(config: &Config) -> Result<AgentConfig, StartError> {
     // Sent once: the file is not read again while the process runs, so the other end may go.
     let (_, declared) = tokio::sync::watch::channel(config.services.clone());
     Ok(AgentConfig {

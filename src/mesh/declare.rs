@@ -12,6 +12,7 @@ use std::time::Duration;
 use portolan_discovery::model::key::DATA;
 use portolan_discovery::model::{AppName, Key, Kv, NodeName, Origin, Route, RouteName, record};
 use portolan_discovery::store::{Compare, Store, StoreError, TXN_OPS_MAX, Txn};
+use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use tokio_util::sync::CancellationToken;
 
@@ -73,10 +74,11 @@ async fn declare(
     commands: &Commands,
 ) -> Result<(), DeclareError> {
     declare_routes(declarations, store).await?;
-    let mut memory = remembered(&declarations.memory);
+    let identity = store.status().await?.identity;
+    let mut memory = Memory::read(&declarations.memory, identity);
     for app in &declarations.apps {
         let digest = digest(app);
-        if memory.get(&app.name) == Some(&digest) {
+        if memory.apps.get(&app.name) == Some(&digest) {
             continue;
         }
         let request = DeployRequest {
@@ -86,12 +88,19 @@ async fn declare(
             processes: app.processes.iter().map(|(n, (job, _))| (n.clone(), job.clone())).collect(),
             counts: app.processes.iter().map(|(n, (_, count))| (n.clone(), *count)).collect(),
         };
-        commands.deploy(request).await.map_err(|error| DeclareError::App {
-            app: app.name.clone(),
-            cause: error.to_string(),
-        })?;
-        memory.insert(app.name.clone(), digest);
-        remember(&declarations.memory, &memory)?;
+        match commands.deploy(request).await {
+            Ok(_) => {
+                memory.apps.insert(app.name.clone(), digest);
+                memory.write(&declarations.memory)?;
+            }
+            Err(error) if error.is_retryable() => {
+                return Err(DeclareError::App { app: app.name.clone(), cause: error.to_string() });
+            }
+            // It will never go through; the others may.
+            Err(error) => {
+                tracing::error!(app = %app.name, %error, "the app of the configuration cannot be deployed");
+            }
+        }
     }
     Ok(())
 }
@@ -153,22 +162,40 @@ fn route_changes(node: &NodeName, wanted: &[Route], stored: &[Kv]) -> Vec<Txn> {
     changes.chunks(TXN_OPS_MAX).map(txn).collect()
 }
 
+/// SHA-256 of what the file says of an app, in a form that later versions write alike.
 fn digest(app: &AppDeclaration) -> String {
-    let text = format!("{app:?}");
-    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    let deadline_ms = app.progress_deadline.as_millis();
+    let processes: Vec<_> = app.processes.iter().collect();
+    let form = serde_json::json!([app.name, app.labels, deadline_ms.to_string(), processes]);
+    let sum = sha2::Sha256::digest(form.to_string().as_bytes());
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A memory that cannot be read is empty: at worst the file speaks once more.
-fn remembered(path: &Path) -> BTreeMap<AppName, String> {
-    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+/// Which declarations have been deployed into which store.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    store: String,
+    apps: BTreeMap<AppName, String>,
 }
 
-fn remember(path: &Path, memory: &BTreeMap<AppName, String>) -> Result<(), DeclareError> {
-    let next = path.with_extension("next");
-    let text = serde_json::to_vec_pretty(memory).expect("names and digests are plain");
-    std::fs::write(&next, text)
-        .and_then(|()| std::fs::rename(&next, path))
-        .map_err(|source| DeclareError::Memory { path: path.to_owned(), source })
+impl Memory {
+    /// What is remembered of this store. Nothing, when it is another one or the file cannot be
+    /// read: at worst the configuration speaks once more.
+    fn read(path: &Path, store: String) -> Self {
+        let text = std::fs::read(path).unwrap_or_default();
+        serde_json::from_slice(&text)
+            .ok()
+            .filter(|memory: &Self| memory.store == store)
+            .unwrap_or(Self { store, apps: BTreeMap::new() })
+    }
+
+    fn write(&self, path: &Path) -> Result<(), DeclareError> {
+        let next = path.with_extension("next");
+        let text = serde_json::to_vec_pretty(self).expect("names and digests are plain");
+        std::fs::write(&next, text)
+            .and_then(|()| std::fs::rename(&next, path))
+            .map_err(|source| DeclareError::Memory { path: path.to_owned(), source })
+    }
 }
 
 #[cfg(test)]
@@ -205,6 +232,19 @@ mod tests {
             modified: Revision(1),
             lease: None,
         }
+    }
+
+    #[test]
+    fn what_was_deployed_into_another_store_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("declared.json");
+        let mut memory = Memory::read(&path, "one".to_owned());
+        memory.apps.insert(AppName::parse("shop").unwrap(), "digest".to_owned());
+        memory.write(&path).unwrap();
+        assert_eq!(Memory::read(&path, "one".to_owned()).apps.len(), 1);
+        assert!(Memory::read(&path, "two".to_owned()).apps.is_empty());
+        std::fs::write(&path, "{").unwrap();
+        assert!(Memory::read(&path, "one".to_owned()).apps.is_empty());
     }
 
     #[test]

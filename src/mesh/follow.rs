@@ -24,7 +24,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn run(
     store: OpenedStore,
     live: Arc<Live>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     cancel: CancellationToken,
 ) {
     let follower = Follower { live, publisher };
@@ -51,7 +51,7 @@ pub(super) async fn run(
 
 struct Follower {
     live: Arc<Live>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
 }
 
 enum Never {}

@@ -13,6 +13,9 @@ use crate::live::OpenedStore;
 /// At most one save in this time: what is lost by a crash is still in the store.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
+/// The wait before a save that failed is tried again.
+const SAVE_RETRY: Duration = Duration::from_secs(5);
+
 /// Saves each new snapshot until told to stop, and the last one then.
 pub(super) async fn run(
     store: OpenedStore,
@@ -22,18 +25,24 @@ pub(super) async fn run(
 ) {
     let mut snapshots = live.follow();
     let mut saved: Option<Revision> = None;
+    let mut failed = false;
     // What was read from the file need not be written again.
     snapshots.borrow_and_update();
     loop {
         let is_last = tokio::select! {
             changed = snapshots.changed() => changed.is_err(),
+            // What could not be saved is tried again, whether anything changes or not.
+            () = tokio::time::sleep(SAVE_RETRY), if failed => false,
             () = cancel.cancelled() => true,
         };
         let snapshot = snapshots.borrow_and_update().clone();
         if live.is_connected() && saved != Some(snapshot.revision) {
             match save(&store, file.clone(), snapshot.clone()).await {
-                Ok(()) => saved = Some(snapshot.revision),
-                Err(error) => tracing::error!(%error, "the last good table could not be saved"),
+                Ok(()) => (saved, failed) = (Some(snapshot.revision), false),
+                Err(error) => {
+                    failed = true;
+                    tracing::error!(%error, "the last good table could not be saved");
+                }
             }
         }
         if is_last {

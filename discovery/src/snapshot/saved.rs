@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -120,7 +121,10 @@ impl SavedFile {
 
     fn replace(&self, text: &[u8]) -> Result<(), SaveError> {
         let next = self.beside(".next");
-        let mut file = File::create(&next).map_err(at(&next))?;
+        // The records of jobs and services are nobody else's business.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&next).map_err(at(&next))?;
         file.write_all(text).and_then(|()| file.sync_all()).map_err(at(&next))?;
         match fs::rename(&self.path, self.beside(".1")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -99,12 +99,14 @@ fn an_override_of_the_narrower_scope_wins() {
 }
 
 #[test]
-fn draining_is_not_down_and_an_operator_s_up_does_not_end_it() {
+fn draining_is_not_down_and_no_operator_s_word_ends_it() {
     let mut draining = instance("web", "a", Health::Up);
     draining.phase = Phase::Draining;
-    let events = [put_instance(&draining), overrule("service/web", Word::Up)];
-    assert_eq!(state(&after(&events[..1]), "web", "a"), State::Draining);
-    assert_eq!(state(&after(&events), "web", "a"), State::Draining);
+    assert_eq!(state(&after(&[put_instance(&draining)]), "web", "a"), State::Draining);
+    for word in [Word::Up, Word::Down, Word::Drain] {
+        let events = [put_instance(&draining), overrule("service/web", word)];
+        assert_eq!(state(&after(&events), "web", "a"), State::Draining, "{word:?}");
+    }
 }
 
 #[test]

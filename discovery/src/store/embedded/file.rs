@@ -3,6 +3,7 @@
 //! The only place that knows the database. It keeps nothing in memory but the open file.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -97,6 +98,8 @@ fn make(path: &Path, opener: &Opener) -> Result<(), OpenError> {
     beside.push(format!(".new-{}", std::process::id()));
     let beside = PathBuf::from(beside);
     let mut options = OpenOptions::new();
+    // The environment of jobs lies in it.
+    options.mode(0o600);
     let file = options.read(true).write(true).create(true).truncate(true).open(&beside);
     let made = opener(file.map_err(at)?)
         .map_err(redb::Error::from)
