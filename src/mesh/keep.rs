@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_task_that_panics_or_ends_is_started_again_and_counted() {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let keeper = Keeper::new(tasks.clone(), cancel.clone(), &Registry::new()).unwrap();

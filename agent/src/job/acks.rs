@@ -8,10 +8,16 @@ use portolan_discovery::model::record::decode;
 use portolan_discovery::model::{Event, InstanceId, Key, Kv, Revision, RouterAck, ServiceName};
 use portolan_discovery::store::{Store, StoreError, WatchEvent};
 
+use tokio::time::{Instant, sleep_until};
+
 use super::placements::call;
 
 /// Before the store is asked again after a failure.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// A router that begins, or has lost its lease, serves before its record is there (again). Only
+/// after this long without one there is no router.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// The acknowledgements by key; `None` is one that cannot be read.
 type Acks = BTreeMap<String, Option<RouterAck>>;
@@ -45,13 +51,24 @@ async fn watch(
     let (kvs, revision) = call(store.snapshot(&prefix)).await?;
     let mut acks: Acks = kvs.into_iter().map(read).collect();
     let mut watch = call(store.watch(&prefix, revision)).await?;
-    while !are_all_done(&acks, service, id, since) {
-        match watch.next().await {
+    let mut settled = Instant::now();
+    if acks.is_empty() {
+        settled += SILENCE;
+    }
+    while !are_all_done(&acks, service, id, since) || Instant::now() < settled {
+        let said = tokio::select! {
+            said = watch.next() => said,
+            () = sleep_until(settled), if Instant::now() < settled => continue,
+        };
+        match said {
             WatchEvent::Batch { events, .. } => {
                 for event in events {
                     match event {
                         Event::Put(kv) => acks.extend([read(kv)]),
-                        Event::Delete { key, .. } => drop(acks.remove(&key)),
+                        Event::Delete { key, .. } => {
+                            acks.remove(&key);
+                            settled = Instant::now() + SILENCE;
+                        }
                     }
                 }
             }
@@ -69,7 +86,8 @@ fn read(kv: Kv) -> (String, Option<RouterAck>) {
     (kv.key, decode(&kv.value).ok())
 }
 
-/// A router that is alive has a record: its lease ends with it. So no record is no router.
+/// A router that is alive has a record: its lease ends with it. So no record is no router, once
+/// [`SILENCE`] has passed.
 fn are_all_done(acks: &Acks, service: &ServiceName, id: &InstanceId, since: Revision) -> bool {
     acks.values().all(|ack| {
         ack.as_ref().is_some_and(|ack| {

@@ -116,12 +116,13 @@ pub(super) fn scan(jobs: &Path) -> io::Result<Vec<JobId>> {
 /// Marks a job as over, keeps its output, and deletes the folders that are too many.
 pub(super) fn bury(jobs: &Path, job: &JobId) -> io::Result<()> {
     let dir = jobs.join(job.as_str());
+    // First, so that a folder which the job made undeletable cannot bring it back.
+    fs::write(dir.join(OVER), "")?;
+    folder::remove(&dir.join(MEMORY))?;
     match fs::remove_dir_all(dir.join(WORK)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    folder::remove(&dir.join(MEMORY))?;
-    fs::write(dir.join(OVER), "")?;
     let mut over: Vec<(SystemTime, _)> = fs::read_dir(jobs)?
         .flatten()
         .filter_map(|entry| {

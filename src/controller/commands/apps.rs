@@ -377,7 +377,13 @@ fn begin(
     let turns = records.app.is_none() || records.heading().as_ref() != Some(&release.id);
     let formation = Formation { app: name.clone(), counts };
     let scales = records.formation.as_ref().is_none_or(|stored| *stored.record != formation);
-    let mut deployment = latest.map(|stored| (*stored.record).clone());
+    // Only one that brought, or brings, this release: what became of another says nothing.
+    let brings = |deployment: &Deployment| {
+        deployment.to == release.id
+            && matches!(deployment.state, DeploymentState::Running | DeploymentState::Done)
+    };
+    let latest = latest.map(|stored| (*stored.record).clone());
+    let mut deployment = latest.filter(brings);
     if turns {
         app.current = release.id.clone();
         let of_release =
