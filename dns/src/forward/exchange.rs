@@ -117,7 +117,7 @@ pub(super) async fn ask(
     let by_udp = timeout(TRY_WITHIN, by_udp(upstream, question, context, secret)).await;
     let reply = match by_udp.map_err(|_| Failure::Timeout)? {
         Err(Failure::Reply(ReplyFault::Truncated)) => {
-            let by_tcp = timeout(TRY_WITHIN, by_tcp(upstream, question, secret)).await;
+            let by_tcp = timeout(TRY_WITHIN, by_tcp(upstream, question, context, secret)).await;
             by_tcp.map_err(|_| Failure::Timeout)??
         }
         other => other?,
@@ -134,7 +134,7 @@ async fn by_udp(
     // The kernel draws a random port for each socket; connected, it takes from nobody else.
     let socket = UdpSocket::bind(any_port(upstream.addr)).await?;
     socket.connect(upstream.addr).await?;
-    let mut with_edns = !upstream.plain.get();
+    let mut with_edns = upstream.knows_edns(context.clock.now());
     let mut id = secret.id();
     socket.send(&question.query(id, with_edns)).await?;
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
@@ -151,7 +151,9 @@ async fn by_udp(
                 socket.send(&question.query(id, with_edns)).await?;
             }
             Ok(reply) => {
-                upstream.plain.set(!with_edns);
+                if !with_edns && upstream.knows_edns(context.clock.now()) {
+                    upstream.ask_plainly(context.clock.now());
+                }
                 return Ok(reply);
             }
             Err(fault) => return Err(Failure::Reply(fault)),
@@ -162,11 +164,12 @@ async fn by_udp(
 async fn by_tcp(
     upstream: &Upstream,
     question: &Question,
+    context: &Context,
     secret: &Secret,
 ) -> Result<Reply, Failure> {
     let mut stream = TcpStream::connect(upstream.addr).await?;
     let id = secret.id();
-    let query = question.query(id, !upstream.plain.get());
+    let query = question.query(id, upstream.knows_edns(context.clock.now()));
     // One write, so that it is one segment (RFC 7766 §8).
     let length = u16::try_from(query.len()).map_err(|_| Failure::Unreachable)?;
     stream.write_all(&[&length.to_be_bytes(), &query[..]].concat()).await?;

@@ -18,12 +18,15 @@ const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// An upstream gives way to a later one only if that is twice as fast and this much.
 const PREFERENCE: Duration = Duration::from_millis(10);
 
+/// How long an upstream that answered only without EDNS is asked without.
+const PLAIN_FOR: Duration = Duration::from_secs(300);
+
 /// An upstream.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) addr: SocketAddr,
-    /// Whether it does not know EDNS.
-    pub(super) plain: Cell<bool>,
+    /// Until when it is asked without EDNS.
+    plain_until: Cell<Duration>,
     srtt: Cell<Duration>,
     /// Whether `srtt` is a guess from silence.
     guessed: Cell<bool>,
@@ -36,13 +39,23 @@ impl Upstream {
     pub(super) fn new(addr: SocketAddr) -> Self {
         Self {
             addr,
-            plain: Cell::new(false),
+            plain_until: Cell::new(Duration::ZERO),
             srtt: Cell::new(Duration::ZERO),
             guessed: Cell::new(true),
             failures: Cell::new(0),
             silences: Cell::new(0),
             asked: Cell::new(Duration::ZERO),
         }
+    }
+
+    /// Whether it is asked with EDNS.
+    pub(super) fn knows_edns(&self, now: Duration) -> bool {
+        now >= self.plain_until.get()
+    }
+
+    /// It answered only without EDNS. That may have been one odd name, so it is not for good.
+    pub(super) fn ask_plainly(&self, now: Duration) {
+        self.plain_until.set(now + PLAIN_FOR);
     }
 
     /// How long it may be silent before the next one is asked as well.
@@ -119,6 +132,16 @@ mod tests {
                 Rc::new(upstream)
             })
             .collect()
+    }
+
+    #[test]
+    fn an_upstream_that_fails_at_edns_once_is_asked_with_it_again_later() {
+        let upstream = Upstream::new(SocketAddr::from(([127, 0, 0, 1], 53)));
+        let now = Duration::from_secs(1000);
+        assert!(upstream.knows_edns(now));
+        upstream.ask_plainly(now);
+        assert!(!upstream.knows_edns(now + PLAIN_FOR - Duration::from_millis(1)));
+        assert!(upstream.knows_edns(now + PLAIN_FOR));
     }
 
     #[test]
