@@ -1,19 +1,22 @@
 //! One job's task: carries out what its [`Life`] says, and tells it what happens.
 
+mod gauge;
+mod record;
+
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portolan_discovery::model::{
-    CheckKind, CheckSpec, Health, Instance, InstanceId, JobId, JobSpec, JobState, JobStatus,
-    Origin, Phase, Placement, ServiceName, Wanted, Weight, instance,
+    Health, JobId, JobSpec, JobState, JobStatus, Origin, Phase, Placement, Wanted, instance,
 };
 use tokio::sync::{Semaphore, watch};
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
+use self::gauge::Gauge;
 use super::client::{self, Launched, ShimProgram, Signalled, blocking};
 use super::folder::{self, End, MEMORY, OVER};
 use super::life::{Action, Event, Life, Now, Past, Want};
@@ -21,16 +24,18 @@ use super::memory::{self, Memory};
 use super::ports::{self, Ports};
 use super::says::Says;
 use super::{acks, order};
-use crate::check::run::{Checks, HealthWatch, Target};
+use crate::check::run::{Checks, HealthWatch};
 use crate::clock;
 use crate::metrics::Metrics;
-use crate::register::{RegisterError, Registrar};
+use crate::register::{RegisterError, Registrar, Written};
 
 /// SIGTERM and SIGKILL.
 const TERM: i32 = 15;
 const KILL: i32 = 9;
 /// How often a shim is asked for its status when its job is taken over.
 const ADOPT_TRIES: u32 = 5;
+/// How long the end of a job waits for that of its record.
+const REMOVAL_WAIT: Duration = Duration::from_secs(1);
 
 /// What all jobs of the node share.
 pub(super) struct Context {
@@ -110,9 +115,11 @@ pub(super) struct Run {
     launch: Pending<Result<Launched, String>>,
     end: Pending<End>,
     drain: Pending<()>,
+    /// The removal of the record, until somebody asked for its end.
+    removal: Option<Written>,
     health: Option<HealthWatch>,
-    /// Whether it is up because it runs: there is nothing to check.
-    is_unchecked: bool,
+    /// Whether it passes without word of the checks: there are none, or they said so before.
+    passes: bool,
     gauge: Gauge,
 }
 
@@ -125,7 +132,7 @@ pub(super) async fn run(
     assigned.mark_changed();
     let mut run = Run::resume(context, job).await;
     while !run.life.is_over() {
-        if std::mem::take(&mut run.is_unchecked) {
+        if std::mem::take(&mut run.passes) {
             run.step(Event::Passing).await;
         }
         let deadline = run.life.deadline().map(|at| run.context.begun + at);
@@ -139,7 +146,7 @@ pub(super) async fn run(
                     return;
                 }
                 let assignment = assigned.borrow_and_update().clone();
-                match run.assigned(assignment) {
+                match run.assigned(assignment).await {
                     Some(event) => event,
                     None => continue,
                 }
@@ -189,7 +196,7 @@ impl Run {
         let now = context.now();
         let past = memory.past(begun, now.at, now.unix_ms);
         let life = Life::new(memory.rules(), past, memory.restarts, memory.failures);
-        let gauge = Gauge { metrics: context.metrics.clone(), label: None };
+        let gauge = Gauge::new(context.metrics.clone());
         let mut run = Self {
             context,
             job,
@@ -202,8 +209,9 @@ impl Run {
             launch: Pending(None),
             end: Pending(None),
             drain: Pending(None),
+            removal: None,
             health: None,
-            is_unchecked: false,
+            passes: false,
             gauge,
         };
         match past {
@@ -247,34 +255,42 @@ impl Run {
         if !matches!(self.memory.state, Some(JobState::Draining | JobState::Stopping)) {
             self.note(state);
         }
-        self.attach();
+        self.attach().await;
     }
 
     /// Goes on with the record and the checks of a process that was there before.
-    fn attach(&mut self) {
+    async fn attach(&mut self) {
         let Some(placement) = self.memory.placement.clone() else { return };
         self.attached = true;
-        let known = self.memory.health.unwrap_or(Health::Starting);
-        let cause = self.memory.cause.clone();
+        let mut known = self.memory.health.zip(Some(self.memory.cause.clone()));
+        if known.is_none()
+            && let Some((service, id)) = self.name()
+        {
+            // The memory was lost; the record still tells what the checks said.
+            let stored = self.context.registrar.read(&service, &id).await.ok().flatten();
+            let stored = stored.filter(|(record, _)| Some(record.addr) == self.memory.addr);
+            known = stored.map(|(record, _)| (record.health, record.cause));
+        }
+        let (health, cause) = known.clone().unwrap_or((Health::Starting, None));
         if let Some((service, id)) = self.name()
-            && let Some(record) = self.record(&placement, known)
+            && let Some(record) = self.record(&placement, health)
         {
             let registrar = &self.context.registrar;
             drop(registrar.declare(record));
-            if self.memory.health.is_some() {
-                drop(registrar.set_health(&service, &id, known, cause.clone()));
+            if known.is_some() {
+                drop(registrar.set_health(&service, &id, health, cause.clone()));
             }
             if placement.wanted == Wanted::Run {
                 drop(registrar.set_phase(&service, &id, Phase::Active));
             }
         }
         let checks = self.checks(&placement);
-        self.is_unchecked = checks.is_none();
+        self.passes = checks.is_none() || health == Health::Up;
         self.health =
-            checks.map(|(target, specs)| self.context.checks.resume(target, specs, known, cause));
+            checks.map(|(target, specs)| self.context.checks.resume(target, specs, health, cause));
     }
 
-    fn assigned(&mut self, assignment: Assignment) -> Option<Event> {
+    async fn assigned(&mut self, assignment: Assignment) -> Option<Event> {
         match assignment {
             Assignment::Remembered => {}
             Assignment::Placed { placement, store } => {
@@ -282,7 +298,7 @@ impl Run {
                 self.memory.store = Some(store);
                 self.life.obey(self.memory.rules());
                 if self.pid.is_some() && !self.attached {
-                    self.attach();
+                    self.attach().await;
                 }
             }
             Assignment::Gone { store } => {
@@ -305,7 +321,7 @@ impl Run {
             && matches!(self.memory.state, Some(JobState::Draining | JobState::Stopping))
         {
             // What an earlier life of the agent was about to stop is wanted again.
-            self.say(if is_up { JobState::Running } else { JobState::Starting });
+            self.say(if is_up { JobState::Running } else { JobState::Starting }).await;
         }
         Some(Event::Want(want))
     }
@@ -363,9 +379,9 @@ impl Run {
     async fn act(&mut self, action: Action) {
         match action {
             Action::Launch => self.start(),
-            Action::Say(state) => self.say(state),
+            Action::Say(state) => self.say(state).await,
             Action::Register => self.register(),
-            Action::Health(health, cause) => self.set_health(health, cause),
+            Action::Health(health, cause) => self.set_health(health, cause).await,
             Action::Drain => self.start_drain(),
             Action::Undrain => {
                 self.drain = Pending(None);
@@ -414,16 +430,20 @@ impl Run {
             drop(self.context.registrar.put(record));
         }
         let checks = self.checks(&placement);
-        self.is_unchecked = checks.is_none();
+        self.passes = checks.is_none();
         self.health = checks.map(|(target, specs)| self.context.checks.spawn(target, specs));
     }
 
-    fn set_health(&mut self, health: Health, cause: Option<String>) {
-        if health == Health::Up && self.memory.up_since_ms.is_none() {
-            self.memory.up_since_ms = Some(clock::unix_ms());
-        }
+    async fn set_health(&mut self, health: Health, cause: Option<String>) {
+        let is_first = health == Health::Up && self.memory.up_since_ms.is_none();
         self.memory.health = Some(health);
         self.memory.cause.clone_from(&cause);
+        if is_first {
+            // Remembered before anyone can send it work: an agent that did not know would stop
+            // it without a drain.
+            self.memory.up_since_ms = Some(clock::unix_ms());
+            self.save().await;
+        }
         if let Some((service, id)) = self.name() {
             drop(self.context.registrar.set_health(&service, &id, health, cause));
         }
@@ -453,7 +473,15 @@ impl Run {
         self.attached = false;
         if let Some((service, id)) = self.name() {
             let origin = Origin::Job(self.job.clone());
-            drop(self.context.registrar.remove(&service, &id, origin));
+            self.removal = Some(self.context.registrar.remove(&service, &id, origin));
+        }
+    }
+
+    /// Waits for a moment until the record is gone: who hears that the job has stopped may
+    /// expect it to be.
+    async fn removed(&mut self) {
+        if let Some(removal) = self.removal.take() {
+            let _ = timeout(REMOVAL_WAIT, removal.stored()).await;
         }
     }
 
@@ -476,6 +504,7 @@ impl Run {
     }
 
     async fn forget(&mut self) {
+        self.removed().await;
         self.context.ports().release(&self.job);
         self.context.says.say(self.job.clone(), None);
         let (jobs, job) = (self.context.dir.clone(), self.job.clone());
@@ -484,11 +513,13 @@ impl Run {
         }
     }
 
-    fn say(&mut self, state: JobState) {
+    async fn say(&mut self, state: JobState) {
         if state == JobState::Stopped {
+            self.removed().await;
             self.context.ports().release(&self.job);
         }
         self.note(state);
+        self.save().await;
         self.repeat();
     }
 
@@ -502,7 +533,7 @@ impl Run {
     /// Says what was said last; nothing is written where the store has it.
     fn repeat(&mut self) {
         let Some(state) = self.memory.state.clone() else { return };
-        self.gauge.set(word(&state));
+        self.gauge.set(&state);
         let runs = self.pid.is_some();
         let status = JobStatus {
             job: self.job.clone(),
@@ -516,60 +547,6 @@ impl Run {
         };
         self.context.says.say(self.job.clone(), Some(status));
     }
-
-    /// The instance that the job is, if it serves anything.
-    fn name(&self) -> Option<(ServiceName, InstanceId)> {
-        let service = self.memory.placement.as_ref()?.spec.service.clone()?;
-        Some((service, instance_id(&self.job)))
-    }
-
-    fn record(&self, placement: &Placement, health: Health) -> Option<Instance> {
-        let labels = [
-            ("app", placement.app.as_str()),
-            ("process", placement.process.as_str()),
-            ("release", placement.release.as_str()),
-        ];
-        Some(Instance {
-            service: placement.spec.service.clone()?,
-            id: instance_id(&self.job),
-            node: self.context.registrar.node().clone(),
-            addr: self.memory.addr?,
-            weight: Weight::DEFAULT,
-            health,
-            cause: None,
-            phase: Phase::Active,
-            origin: Origin::Job(self.job.clone()),
-            since_ms: clock::unix_ms(),
-            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-        })
-    }
-
-    /// What is checked, if anything is. A job that serves but names no check is up once it
-    /// takes connections: before that every request to it would fail.
-    fn checks(&self, placement: &Placement) -> Option<(Target, Vec<CheckSpec>)> {
-        let spec = &placement.spec;
-        let specs = match (spec.checks.is_empty(), &spec.service) {
-            (false, _) => spec.checks.clone(),
-            (true, Some(_)) => vec![CheckSpec::of(CheckKind::Tcp)],
-            (true, None) => return None,
-        };
-        // A worker's checks are commands that look at something else.
-        let nowhere = SocketAddr::new(self.context.addr, 0);
-        let name = placement.process.as_str();
-        let target = Target {
-            service: spec
-                .service
-                .clone()
-                .unwrap_or_else(|| ServiceName::parse(name).expect("all names are spelled alike")),
-            id: instance_id(&self.job),
-            addr: self.memory.addr.unwrap_or(nowhere),
-        };
-        Some((target, specs))
-    }
-}
-
-fn instance_id(job: &JobId) -> InstanceId {
-    InstanceId::parse(job.as_str()).expect("all names are spelled alike")
 }
 
 /// The address that a run is to listen on, if it has any.
@@ -585,41 +562,4 @@ fn choose(
     let is_free = |port| ports::is_free(context.addr, port, spec.port.is_some());
     let port = context.ports().choose(job, spec.port, former, is_free);
     port.map(|port| Some(SocketAddr::new(context.addr, port))).map_err(|error| error.to_string())
-}
-
-/// Counts the job in its state for as long as it is there.
-struct Gauge {
-    metrics: Metrics,
-    label: Option<&'static str>,
-}
-
-impl Gauge {
-    fn set(&mut self, label: &'static str) {
-        self.clear();
-        self.metrics.jobs.with_label_values(&[label]).inc();
-        self.label = Some(label);
-    }
-
-    fn clear(&mut self) {
-        if let Some(label) = self.label.take() {
-            self.metrics.jobs.with_label_values(&[label]).dec();
-        }
-    }
-}
-
-impl Drop for Gauge {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
-fn word(state: &JobState) -> &'static str {
-    match state {
-        JobState::Starting => "starting",
-        JobState::Running => "running",
-        JobState::Backoff { .. } => "backoff",
-        JobState::Draining => "draining",
-        JobState::Stopping => "stopping",
-        JobState::Stopped => "stopped",
-    }
 }
