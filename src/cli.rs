@@ -41,7 +41,12 @@ pub fn main() -> ExitCode {
         Command::Check(check) => start::check(&check, args.global.json),
         Command::Stop { file } => start::stop(&file),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "portolan", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "portolan",
+                &mut std::io::stdout(),
+            );
             ExitCode::SUCCESS
         }
         Command::Reference => {
@@ -83,9 +88,7 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Apps { app: None } => ask::apps(&client, json).await,
         Command::Apps { app: Some(app) } => ask::app(&client, json, &app).await,
         Command::Ps { app } => ask::jobs(&client, json, app).await,
-        Command::Logs { job, follow, lines } => {
-            ask::logs(&client, json, &job, follow, lines).await
-        }
+        Command::Logs { job, follow, lines } => ask::logs(&client, json, &job, follow, lines).await,
         Command::Events { after } => ask::events(&client, json, after).await,
         Command::Deploy(deploy) => change::deploy(&client, json, deploy).await,
         Command::Rollback { app, to, wait } => {

@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portolan_agent::register::Declared;
-use portolan_dns::ZoneName;
 use portolan_discovery::model::{
     AppName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol, Resources, Route,
 };
+use portolan_dns::ZoneName;
 
-pub use error::{ConfigError, Place};
 use error::Source;
+pub use error::{ConfigError, Place};
 use read::Reader;
 
 /// The admin listener when the file names none.
@@ -170,7 +170,8 @@ pub struct AppDeclaration {
 impl Config {
     /// Reads and checks the file at `path`. Relative paths in it start at its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let length = std::fs::metadata(path).map_err(|error| ConfigError::read(path, &error))?.len();
+        let length =
+            std::fs::metadata(path).map_err(|error| ConfigError::read(path, &error))?.len();
         if length > FILE_BYTES_MAX {
             return Err(ConfigError::too_large(path, length));
         }

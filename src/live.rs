@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 pub use opened::OpenedStore;
 pub(crate) use opened::Opening;
-pub use ready::{ReadyToken, Readiness};
+pub use ready::{Readiness, ReadyToken};
 
 /// What this node serves right now.
 #[derive(Debug)]

@@ -92,7 +92,11 @@ async fn websocket(request: Request) -> Response {
         .get(UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let (Some(key), true) = (key, wants) else {
-        return (StatusCode::UPGRADE_REQUIRED, [(UPGRADE, "websocket")], "a WebSocket lives here\n")
+        return (
+            StatusCode::UPGRADE_REQUIRED,
+            [(UPGRADE, "websocket")],
+            "a WebSocket lives here\n",
+        )
             .into_response();
     };
     tokio::spawn(async move {

@@ -1,6 +1,8 @@
 //! The house rules that a program can check: arrows between the rooms, names of files, length
 //! of files and functions. Tests are not counted.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +78,9 @@ fn shown(path: &Path) -> String {
 fn no_file_is_a_dumping_ground() {
     let bad: Vec<_> = all_sources()
         .into_iter()
-        .filter(|path| FORBIDDEN_NAMES.iter().any(|name| path.ends_with(name)) || path.ends_with("mod.rs"))
+        .filter(|path| {
+            FORBIDDEN_NAMES.iter().any(|name| path.ends_with(name)) || path.ends_with("mod.rs")
+        })
         .map(|path| shown(&path))
         .collect();
     assert!(bad.is_empty(), "name these after what they own: {bad:?}");
@@ -99,10 +103,7 @@ fn manifests_draw_no_forbidden_arrow() {
     for folder in ["router", "dns"] {
         let manifest = manifest(folder);
         let discovery = &manifest["dependencies"]["portolan-discovery"];
-        assert!(
-            discovery.get("features").is_none(),
-            "a build of {folder} must not pull a store"
-        );
+        assert!(discovery.get("features").is_none(), "a build of {folder} must not pull a store");
     }
 }
 
@@ -235,9 +236,8 @@ struct Functions<'a> {
 impl Functions<'_> {
     fn check(&mut self, name: &syn::Ident, attributes: &[syn::Attribute], body: proc_macro2::Span) {
         let lines = body.end().line - body.start().line + 1;
-        let is_excepted = EXCEPTIONS
-            .iter()
-            .any(|(file, function, _)| *file == self.place && name == function);
+        let is_excepted =
+            EXCEPTIONS.iter().any(|(file, function, _)| *file == self.place && name == function);
         if lines > FUNCTION_LINES_MAX && !is_test_only(attributes) && !is_excepted {
             self.long.push(format!("{}:{}: {name} has {lines}", self.place, body.start().line));
         }
@@ -283,9 +283,8 @@ fn functions_fit_one_screen_and_files_stay_small() {
             })
             .sum();
         let lines = text.lines().count() - tests;
-        let is_excepted = EXCEPTIONS
-            .iter()
-            .any(|(file, function, _)| *file == place && function.is_empty());
+        let is_excepted =
+            EXCEPTIONS.iter().any(|(file, function, _)| *file == place && function.is_empty());
         if lines > FILE_LINES_MAX && !is_excepted {
             long.push(format!("{place} has {lines} lines"));
         }

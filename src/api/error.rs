@@ -34,8 +34,7 @@ pub struct ApiError {
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: &str, message: String, hint: &str) -> Self {
-        let retry =
-            matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        let retry = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
         let body = ErrorBody { code: code.to_owned(), message, hint: hint.to_owned(), retry };
         Self { status, body }
     }

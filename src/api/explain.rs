@@ -56,8 +56,8 @@ pub(super) async fn explain(
 }
 
 fn asked(query: &str) -> Result<Asked, ApiError> {
-    let pairs: Vec<(String, String)> =
-        serde_urlencoded_pairs(query).ok_or_else(|| ApiError::invalid("the query is no form", ""))?;
+    let pairs: Vec<(String, String)> = serde_urlencoded_pairs(query)
+        .ok_or_else(|| ApiError::invalid("the query is no form", ""))?;
     let mut asked = Asked { method: "GET".to_owned(), ..Asked::default() };
     for (name, value) in pairs {
         match name.as_str() {
@@ -65,8 +65,7 @@ fn asked(query: &str) -> Result<Asked, ApiError> {
             "url" => asked.url = value,
             "header" => asked.headers.push(value),
             "listener" => {
-                asked.listener =
-                    Some(value.parse().map_err(|error| ApiError::invalid(error, ""))?);
+                asked.listener = Some(value.parse().map_err(|error| ApiError::invalid(error, ""))?);
             }
             other => {
                 return Err(ApiError::invalid(
@@ -177,7 +176,9 @@ fn outcome(endpoint: &EndpointView, panic: bool, kept: bool) -> String {
         .map_or_else(String::new, |o| format!(" ({} by {}: {})", state, o.by, o.reason));
     match (endpoint.takes_traffic, panic, kept) {
         (true, true, _) => format!("takes traffic: too few are up, so {state} ones are used too"),
-        (true, _, true) => "takes traffic: kept from before, as nothing explains its loss".to_owned(),
+        (true, _, true) => {
+            "takes traffic: kept from before, as nothing explains its loss".to_owned()
+        }
         (true, false, false) => format!("takes traffic{by}"),
         (false, ..) if by.is_empty() => format!("takes none: {state}"),
         (false, ..) => format!("takes none{by}"),
@@ -190,7 +191,8 @@ mod tests {
 
     #[test]
     fn the_head_is_what_a_client_would_send() {
-        let asked = asked("method=post&url=http%3A%2F%2Fa.test%3A81%2Fx%3Fy&header=X-A%3A%201").unwrap();
+        let asked =
+            asked("method=post&url=http%3A%2F%2Fa.test%3A81%2Fx%3Fy&header=X-A%3A%201").unwrap();
         let head = String::from_utf8(head(&asked).unwrap()).unwrap();
         assert_eq!(head, "POST /x?y HTTP/1.1\r\nHost: a.test:81\r\nX-A: 1\r\n\r\n");
     }

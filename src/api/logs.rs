@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as SseResponse};
 use futures_util::Stream;
-use futures_util::stream::{iter, unfold, StreamExt};
+use futures_util::stream::{StreamExt, iter, unfold};
 use portolan_agent::job::logs::{self, Follow, LogError, LogLine, Stream as Output};
 use portolan_discovery::model::JobId;
 use serde::Deserialize;
@@ -77,8 +77,7 @@ fn sse(line: &LogLine) -> Sse {
         Output::Out => "out",
         Output::Err => "err",
     };
-    let view =
-        LogView { at: line.at.clone(), stream: stream.to_owned(), text: line.text.clone() };
+    let view = LogView { at: line.at.clone(), stream: stream.to_owned(), text: line.text.clone() };
     let data = serde_json::to_string(&view).expect("a view has string keys and finite numbers");
     Sse::default().event("line").data(data)
 }

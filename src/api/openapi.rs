@@ -13,14 +13,40 @@ use super::{events, explain, logs, metrics, read, write};
             with one, every call carries `Authorization: Bearer`."
     ),
     paths(
-        read::status, read::services, read::service, read::instances, read::routes, read::route,
-        read::nodes, read::overrides, read::apps, read::app, read::releases, read::deployments,
-        read::jobs, read::wait, explain::explain, events::events, logs::logs, metrics::metrics,
-        metrics::healthz, metrics::readyz, document, write::put_service, write::delete_service,
-        write::put_instance, write::delete_instance, write::put_route, write::delete_route,
-        write::put_override, write::delete_override, write::deploy, write::rollback,
-        write::scale, write::delete_app,
-    ),
+        read::status,
+        read::services,
+        read::service,
+        read::instances,
+        read::routes,
+        read::route,
+        read::nodes,
+        read::overrides,
+        read::apps,
+        read::app,
+        read::releases,
+        read::deployments,
+        read::jobs,
+        read::wait,
+        explain::explain,
+        events::events,
+        logs::logs,
+        metrics::metrics,
+        metrics::healthz,
+        metrics::readyz,
+        document,
+        write::put_service,
+        write::delete_service,
+        write::put_instance,
+        write::delete_instance,
+        write::put_route,
+        write::delete_route,
+        write::put_override,
+        write::delete_override,
+        write::deploy,
+        write::rollback,
+        write::scale,
+        write::delete_app,
+    )
 )]
 struct Document;
 
@@ -41,7 +67,9 @@ mod tests {
         let source = include_str!("../api.rs");
         let paths: Vec<_> = source
             .split('"')
-            .filter(|text| text.starts_with("/v1/") || matches!(*text, "/metrics" | "/healthz" | "/readyz"))
+            .filter(|text| {
+                text.starts_with("/v1/") || matches!(*text, "/metrics" | "/healthz" | "/readyz")
+            })
             .collect();
         assert!(paths.len() > 20, "{paths:?}");
         for path in paths {

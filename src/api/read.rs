@@ -48,8 +48,7 @@ pub(super) async fn status(State(context): Shared) -> Json<StatusView> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: context.live.revision().0,
         acked: context.router.acked().0,
-        table_age_ms: u64::try_from(context.live.age(clock::now()).as_millis())
-            .unwrap_or(u64::MAX),
+        table_age_ms: u64::try_from(context.live.age(clock::now()).as_millis()).unwrap_or(u64::MAX),
         store,
         not_ready: context.readiness.waiting().into_iter().map(str::to_owned).collect(),
         leader: controller.leader.map(|node| node.to_string()),
@@ -135,9 +134,8 @@ pub(super) async fn route(
     Path(name): Path<RouteName>,
 ) -> Result<Json<RouteView>, ApiError> {
     let snapshot = context.live.snapshot();
-    let route = snapshot
-        .route(name.as_str())
-        .ok_or_else(|| ApiError::not_found("route", name.as_str()))?;
+    let route =
+        snapshot.route(name.as_str()).ok_or_else(|| ApiError::not_found("route", name.as_str()))?;
     Ok(Json(RouteView::from(route.as_ref())))
 }
 
@@ -296,9 +294,8 @@ pub(super) async fn jobs(
     Query(query): Query<JobsQuery>,
 ) -> Result<Json<Vec<JobView>>, ApiError> {
     let control = Control::read(&context).await?;
-    let wanted = |placement: &&Placement| {
-        query.app.as_ref().is_none_or(|app| placement.app.as_str() == app)
-    };
+    let wanted =
+        |placement: &&Placement| query.app.as_ref().is_none_or(|app| placement.app.as_str() == app);
     let mut jobs: Vec<_> = control
         .placements
         .iter()

@@ -460,9 +460,7 @@ impl From<&Member> for InstanceView {
 impl From<&Route> for RouteView {
     fn from(route: &Route) -> Self {
         let (kind, host, path) = match &route.rule {
-            Rule::Http(rule) => {
-                ("http", Some(rule.host.to_string()), Some(rule.path.to_string()))
-            }
+            Rule::Http(rule) => ("http", Some(rule.host.to_string()), Some(rule.path.to_string())),
             Rule::Tcp => ("tcp", None, None),
         };
         let backend = |b: &portolan_discovery::model::Backend| BackendView {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use portolan_discovery::model::{
-    App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key,
-    Origin, Override, Phase, ProcessName, Protocol, Release, ReleaseId, Route,
-    RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName, Weight, Word, record,
+    App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key, Origin, Override,
+    Phase, ProcessName, Protocol, Release, ReleaseId, Route, RouteName, RouteTimeouts, Rule, Scope,
+    Service, ServiceName, Weight, Word, record,
 };
 use portolan_discovery::store::Store;
 
@@ -73,10 +73,7 @@ pub(super) async fn put_service(
     params(("service" = String, Path,)),
     responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
-pub(super) async fn delete_service(
-    State(context): Shared,
-    Path(name): Path<ServiceName>,
-) -> Done {
+pub(super) async fn delete_service(State(context): Shared, Path(name): Path<ServiceName>) -> Done {
     Ok(done(&context.commands.delete_service(&name).await?))
 }
 
@@ -167,10 +164,7 @@ pub(super) async fn delete_route(State(context): Shared, Path(name): Path<RouteN
 #[utoipa::path(post, path = "/v1/overrides", tag = "data", request_body = OverrideView,
     responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
         (status = 503, body = ErrorBody)))]
-pub(super) async fn put_override(
-    State(context): Shared,
-    Body(call): Body<OverrideView>,
-) -> Done {
+pub(super) async fn put_override(State(context): Shared, Body(call): Body<OverrideView>) -> Done {
     let word = match call.word.as_str() {
         "down" => Word::Down,
         "up" => Word::Up,
@@ -196,19 +190,13 @@ pub(super) async fn put_override(
     params(("scope" = String, Path, description = "node/NAME, service/NAME or instance/SERVICE/ID")),
     responses((status = 200, body = DoneView), (status = 400, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
-pub(super) async fn delete_override(
-    State(context): Shared,
-    Path(scope): Path<String>,
-) -> Done {
+pub(super) async fn delete_override(State(context): Shared, Path(scope): Path<String>) -> Done {
     let scope: Scope = parsed(&scope, "")?;
     Ok(done(&context.commands.delete_override(&scope).await?))
 }
 
 /// The app's labels and what its current release runs; nothing when there is no such app.
-async fn current(
-    store: &dyn Store,
-    app: &AppName,
-) -> Result<Option<(App, Release)>, ApiError> {
+async fn current(store: &dyn Store, app: &AppName) -> Result<Option<(App, Release)>, ApiError> {
     let Some(kv) = store.get(&Key::App(app.clone()).to_string()).await? else { return Ok(None) };
     let unreadable = |error| ApiError::invalid(format!("app {app} cannot be read: {error}"), "");
     let record: App = record::decode(&kv.value).map_err(unreadable)?;

@@ -24,7 +24,13 @@ pub(super) struct Args {
 #[derive(Debug, Clone, ClapArgs)]
 pub(super) struct Global {
     /// The admin listener of a running Portolan.
-    #[arg(long, global = true, env = "PORTOLAN_API", default_value = "127.0.0.1:7070", value_name = "ADDR:PORT")]
+    #[arg(
+        long,
+        global = true,
+        env = "PORTOLAN_API",
+        default_value = "127.0.0.1:7070",
+        value_name = "ADDR:PORT"
+    )]
     pub(super) api: SocketAddr,
     /// A file with the token of the admin listener.
     #[arg(long, global = true, env = "PORTOLAN_TOKEN_FILE", value_name = "FILE")]

@@ -30,7 +30,9 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
     say!("routes     {}", view.counts.routes);
     say!("services   {}", view.counts.services);
     say!("instances  {}", counts(&view.counts.instances));
-    let not_ready = if view.not_ready.is_empty() { "yes".to_owned() } else {
+    let not_ready = if view.not_ready.is_empty() {
+        "yes".to_owned()
+    } else {
         format!("no, waiting for {}", view.not_ready.join(", "))
     };
     say!("ready      {not_ready}");
@@ -308,11 +310,7 @@ pub(super) async fn app(client: &Client, json: bool, app: &AppName) -> Result<()
     Ok(())
 }
 
-pub(super) async fn jobs(
-    client: &Client,
-    json: bool,
-    app: Option<AppName>,
-) -> Result<(), Failure> {
+pub(super) async fn jobs(client: &Client, json: bool, app: Option<AppName>) -> Result<(), Failure> {
     let query = app.map_or_else(String::new, |app| format!("?app={app}"));
     let views: Vec<JobView> = client.get(&format!("/v1/jobs{query}")).await?;
     if json {
@@ -366,11 +364,7 @@ pub(super) async fn logs(
     Ok(())
 }
 
-pub(super) async fn events(
-    client: &Client,
-    json: bool,
-    after: Option<u64>,
-) -> Result<(), Failure> {
+pub(super) async fn events(client: &Client, json: bool, after: Option<u64>) -> Result<(), Failure> {
     let query = after.map_or_else(String::new, |after| format!("?after={after}"));
     let mut events = client.events(&format!("/v1/events{query}")).await?;
     while let Some(event) = events.next().await {

@@ -200,8 +200,9 @@ pub(super) async fn drain(
         client.delete(&format!("/v1/overrides/{scope}")).await?
     } else {
         let now = clock::unix_ms();
-        let until = lasting
-            .map(|lasting| now.saturating_add(u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX)));
+        let until = lasting.map(|lasting| {
+            now.saturating_add(u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX))
+        });
         let call = OverrideView {
             scope: scope.to_string(),
             word: "drain".to_owned(),

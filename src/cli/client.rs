@@ -26,7 +26,9 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Why a call was not done.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    #[error("no Portolan answers at {addr}: {cause}\n  start one with `portolan up FILE`, or name its admin listener with --api")]
+    #[error(
+        "no Portolan answers at {addr}: {cause}\n  start one with `portolan up FILE`, or name its admin listener with --api"
+    )]
     Unreachable { addr: SocketAddr, cause: String },
     #[error("{}{}", .0.message, hint(&.0.hint))]
     Refused(ErrorBody),
@@ -49,9 +51,9 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(addr: SocketAddr, token_file: Option<&Path>) -> Result<Self, ClientError> {
         let read = |path: &Path| {
-            std::fs::read_to_string(path).map(|text| text.trim().to_owned()).map_err(|source| {
-                ClientError::Token { path: path.display().to_string(), source }
-            })
+            std::fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .map_err(|source| ClientError::Token { path: path.display().to_string(), source })
         };
         Ok(Self { addr, token: token_file.map(read).transpose()? })
     }
@@ -114,21 +116,21 @@ impl Client {
         let request = request
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| self.stranger(&error))?;
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr)).await
-        {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.unreachable(&error)),
-            Err(_) => return Err(self.unreachable(&"it does not answer")),
-        };
+        let stream =
+            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return Err(self.unreachable(&error)),
+                Err(_) => return Err(self.unreachable(&"it does not answer")),
+            };
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.stranger(&error))?;
         tokio::spawn(connection);
-        let response = match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await
-        {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.stranger(&error)),
-            Err(_) => return Err(self.unreachable(&"it does not answer the call")),
-        };
+        let response =
+            match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => return Err(self.stranger(&error)),
+                Err(_) => return Err(self.unreachable(&"it does not answer the call")),
+            };
         if response.status().is_success() {
             return Ok(response);
         }

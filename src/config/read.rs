@@ -75,8 +75,9 @@ impl<'a> Reader<'a> {
         Ok(NodeConfig {
             name: match file.name {
                 Some(name) => name,
-                None => host_name()
-                    .ok_or_else(|| self.source.whole("the host name is no node name", "set node.name"))?,
+                None => host_name().ok_or_else(|| {
+                    self.source.whole("the host name is no node name", "set node.name")
+                })?,
             },
             address: file.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             zone: file.zone,
@@ -106,9 +107,8 @@ impl<'a> Reader<'a> {
 
     fn router(&self, file: RouterFile) -> Result<RouterSettings, ConfigError> {
         let span = |value: Option<Span>| value.map(|span| span.0);
-        let size = |value: Option<Size>| {
-            value.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX))
-        };
+        let size =
+            |value: Option<Size>| value.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
         Ok(RouterSettings {
             workers: self.workers(file.workers, "router.workers")?,
             connect_timeout: span(file.connect_timeout),
@@ -385,11 +385,7 @@ impl<'a> Reader<'a> {
         Ok(apps.into_iter().map(|(app, _)| app).collect())
     }
 
-    fn app(
-        &self,
-        file: AppFile,
-        place: &Range<usize>,
-    ) -> Result<AppDeclaration, ConfigError> {
+    fn app(&self, file: AppFile, place: &Range<usize>) -> Result<AppDeclaration, ConfigError> {
         if file.processes.is_empty() {
             return Err(self.source.at(
                 place.clone(),
@@ -424,8 +420,7 @@ impl<'a> Reader<'a> {
         name: &ProcessName,
         place: &Range<usize>,
     ) -> Result<JobSpec, ConfigError> {
-        let wrong =
-            |what: String, hint: &str| self.source.at(place.clone(), what, hint.to_owned());
+        let wrong = |what: String, hint: &str| self.source.at(place.clone(), what, hint.to_owned());
         if file.command.first().is_none_or(String::is_empty) {
             return Err(wrong(
                 format!("process \"{name}\" has no command"),
@@ -537,4 +532,3 @@ fn machine() -> Resources {
         .unwrap_or(0);
     Resources { cpu_millis: cores as u64 * 1000, memory_mib: memory_kib >> 10 }
 }
-

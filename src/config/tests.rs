@@ -96,6 +96,7 @@ fn the_name_of_a_route_without_one_comes_from_its_rule() {
 
 /// Each with the place and a part of the message.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn what_is_wrong_is_told_with_line_and_accepted_values() {
     let listener = "[[listeners]]\nname = \"web\"\nbind = \"127.0.0.1:8080\"\n";
     for (text, place, parts) in [
@@ -228,7 +229,10 @@ fn the_reference_names_each_key() {
     for setting in reference::SETTINGS.iter().filter(|s| s.table != "[checks]") {
         let text = match setting.table {
             "[apps.processes.NAME]" => {
-                format!("[[apps]]\nname = \"a\"\n[apps.processes.w]\n{} = 1979-05-27\n", setting.key)
+                format!(
+                    "[[apps]]\nname = \"a\"\n[apps.processes.w]\n{} = 1979-05-27\n",
+                    setting.key
+                )
             }
             table => format!("{table}\n{} = 1979-05-27\n", setting.key),
         };

@@ -32,7 +32,8 @@ impl<'de> Deserialize<'de> for Size {
             Number(u64),
             Text(String),
         }
-        match Form::deserialize(from).map_err(|_| de::Error::custom(format!("expected {EXPECTED}")))?
+        match Form::deserialize(from)
+            .map_err(|_| de::Error::custom(format!("expected {EXPECTED}")))?
         {
             Form::Number(bytes) => Ok(Self(bytes)),
             Form::Text(text) => parse_size(&text)
@@ -69,7 +70,11 @@ impl<'de> Deserialize<'de> for Cores {
         if !(0.0..=CORES_MAX).contains(&cores) {
             return Err(de::Error::invalid_value(de::Unexpected::Float(cores), &EXPECTED));
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in 0..=65,536,000")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "in 0..=65,536,000"
+        )]
         Ok(Self((cores * 1000.0).round() as u64))
     }
 }

@@ -9,8 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use portolan_agent::{Agent, AgentConfig};
 use portolan_agent::job::{self, ShimProgram};
+use portolan_agent::{Agent, AgentConfig};
 use portolan_discovery::snapshot::{SavedFile, Snapshot};
 use portolan_discovery::store::embedded::OpenError;
 use portolan_dns::{Dns, Upstreams, ZoneConfig};
@@ -72,8 +72,7 @@ pub enum StartError {
     Program(#[source] io::Error),
 }
 
-impl StartError {
-}
+impl StartError {}
 
 impl Mesh {
     /// Binds every socket and opens every file, or fails and leaves nothing behind.

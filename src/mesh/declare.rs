@@ -17,9 +17,9 @@ use sha2::Digest;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::live::OpenedStore;
 use crate::config::AppDeclaration;
 use crate::controller::commands::{Commands, DeployRequest};
+use crate::live::OpenedStore;
 
 /// The wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -105,7 +105,10 @@ async fn declare(
     Ok(())
 }
 
-async fn declare_routes(declarations: &Declarations, store: &dyn Store) -> Result<(), DeclareError> {
+async fn declare_routes(
+    declarations: &Declarations,
+    store: &dyn Store,
+) -> Result<(), DeclareError> {
     for _ in 0..CONFLICTS_MAX {
         let (kvs, _) = store.snapshot(&format!("{DATA}r/")).await?;
         let mut txns = route_changes(&declarations.node, &declarations.routes, &kvs);
@@ -201,8 +204,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use portolan_discovery::model::{
-        Backend, HttpRule, PathPattern, Revision, RouteTimeouts, Rule, ServiceName,
-        Weight,
+        Backend, HttpRule, PathPattern, Revision, RouteTimeouts, Rule, ServiceName, Weight,
     };
     use portolan_discovery::store::Op;
 

@@ -9,11 +9,11 @@ use portolan_discovery::snapshot::{Rejected, Snapshot};
 use portolan_discovery::store::{Store, StoreError, WatchEvent};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
 use super::debounce::Debounce;
+use super::publish::Publisher;
+use crate::clock;
 use crate::live::Live;
 use crate::live::OpenedStore;
-use super::publish::Publisher;
 
 /// The first wait after the store was lost; doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);

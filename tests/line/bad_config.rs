@@ -93,7 +93,8 @@ fn a_second_portolan_on_the_same_store_is_refused() {
     let other = Stage::set("");
     let text = fs::read_to_string(other.config()).unwrap();
     let store = stage.data().join("store.redb");
-    fs::write(other.config(), format!("{text}\n[store]\npath = \"{}\"\n", store.display())).unwrap();
+    fs::write(other.config(), format!("{text}\n[store]\npath = \"{}\"\n", store.display()))
+        .unwrap();
     let output = up(&other);
     let text = told(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");

@@ -96,10 +96,11 @@ fn a_release_that_never_becomes_healthy_is_reverted_by_itself() {
     stage.wait_200("shop.test", "/");
     let bad = stage.dir.path().join("bad.toml");
     let text = fs::read_to_string(stage.config()).unwrap();
-    fs::write(&bad, text.replace("path = \"/health\"", "path = \"/ws\"").replace(
-        "name = \"shop\"\n",
-        "name = \"shop\"\nprogress_deadline = \"5s\"\n",
-    ))
+    fs::write(
+        &bad,
+        text.replace("path = \"/health\"", "path = \"/ws\"")
+            .replace("name = \"shop\"\n", "name = \"shop\"\nprogress_deadline = \"5s\"\n"),
+    )
     .unwrap();
     let before = stage.json(&["apps", "shop"])["app"]["release"].clone();
     let load = Load::start(&stage, 20);
@@ -184,8 +185,7 @@ fn a_drained_instance_takes_no_new_request_until_it_is_given_back() {
     let stage = Stage::started(&quickstart());
     stage.wait_running(6);
     stage.wait_200("shop.test", "/");
-    let web: Vec<_> =
-        stage.running().into_keys().filter(|job| job.contains("-web-")).collect();
+    let web: Vec<_> = stage.running().into_keys().filter(|job| job.contains("-web-")).collect();
     let scope = format!("instance/web/{}", web[0]);
     stage.ok(&["drain", &scope, "--reason", "a test"]);
     for _ in 0..50 {

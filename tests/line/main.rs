@@ -1,5 +1,8 @@
 //! The whole line: the real binary with real jobs, asked by real clients.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::disallowed_methods, reason = "deadlines are real here")]
+
 mod bad_config;
 mod crash;
 mod deploy;

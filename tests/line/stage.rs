@@ -100,7 +100,8 @@ impl Stage {
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let greeted = stdout.lines().map_while(Result::ok).any(|line| line.contains("portolan status"));
+        let greeted =
+            stdout.lines().map_while(Result::ok).any(|line| line.contains("portolan status"));
         self.child = Some(child);
         assert!(greeted, "it did not start:\n{}", self.log());
     }
