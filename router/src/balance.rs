@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::endpoint::{Endpoint, EndpointState, InFlight};
 
 /// The most retries that a configuration may ask for.
@@ -69,7 +71,8 @@ impl Candidate {
 /// The endpoints of a service that take traffic.
 #[derive(Debug, Default)]
 pub(crate) struct Balance {
-    candidates: Box<[Candidate]>,
+    /// Few lie in the service's own piece of memory.
+    candidates: SmallVec<[Candidate; 3]>,
     /// The sum of the weights up to and with each candidate; empty when all are equal.
     cumulative: Box<[u32]>,
     weight_sum: u32,
@@ -77,12 +80,12 @@ pub(crate) struct Balance {
 
 /// The most instances of one service that take traffic: weights are below 2^16, so their sum
 /// fits 32 bits. More are left out, in the order of their ids.
-pub(crate) const CANDIDATES_MAX: usize = 1 << 16;
+pub(crate) const ENDPOINTS_MAX: usize = 1 << 16;
 
 impl Balance {
     pub(crate) fn new<'e>(endpoints: impl Iterator<Item = &'e Arc<Endpoint>>) -> Self {
-        let candidates: Box<[Candidate]> = endpoints
-            .take(CANDIDATES_MAX)
+        let candidates: SmallVec<[Candidate; 3]> = endpoints
+            .take(ENDPOINTS_MAX)
             .map(|endpoint| Candidate {
                 state: Arc::clone(&endpoint.state),
                 endpoint: Arc::clone(endpoint),

@@ -46,7 +46,7 @@ pub struct Table {
     snapshot: Snapshot,
     hosts: Hosts,
     tcp: OrdMap<ListenerName, Vec<Arc<RouteEntry>>>,
-    services: HashMap<ServiceKey, Arc<ServiceTable>>,
+    services: HashMap<service::Slot, ()>,
     /// Services with a member that drains.
     draining: OrdMap<ServiceName, Arc<ServiceTable>>,
     panic: OrdSet<ServiceName>,
@@ -99,12 +99,16 @@ impl Table {
 
     /// A service by name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceTable>> {
-        self.services.get(&ServiceKey::of(name))
+        self.by_key(&ServiceKey::of(name))
+    }
+
+    fn by_key(&self, key: &ServiceKey) -> Option<&Arc<ServiceTable>> {
+        self.services.get_key_value(key).map(|(slot, ())| &slot.0)
     }
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceTable>> {
-        self.services.values()
+        self.services.keys().map(|slot| &slot.0)
     }
 
     /// What draining instances have under way, zeros too; by service, then instance.

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use portolan_discovery::model::{
-    HttpRule, ListenerName, Revision, Route, RouteName, Rule, ServiceName,
+    HostPattern, HttpRule, ListenerName, Revision, Route, RouteName, Rule, ServiceName,
 };
 use portolan_discovery::snapshot::{ServiceEntry, Snapshot};
 
 use super::Table;
 use super::entry::RouteEntry;
-use super::service::{ServiceKey, ServiceTable};
+use super::service::{ServiceKey, ServiceTable, Slot};
 use crate::metrics::Metrics;
 
 /// Two routes that take exactly the same requests: the second takes none.
@@ -101,10 +101,12 @@ impl Compile<'_> {
         for (name, entry) in snapshot.services() {
             self.service(name, Some(entry));
         }
-        for (_, route) in snapshot.routes() {
-            self.add_route(route);
-            self.report.routes_changed += 1;
+        // Names that come together are often of one host, which is then put in its place once.
+        let routes: Vec<&Arc<Route>> = snapshot.routes().map(|(_, route)| route).collect();
+        for group in routes.chunk_by(|a, b| host(a) == host(b)) {
+            self.add_routes(group);
         }
+        self.report.routes_changed += routes.len();
     }
 
     fn changes(&mut self, before: &Snapshot, after: &Snapshot) {
@@ -117,7 +119,7 @@ impl Compile<'_> {
                 self.remove_route(route);
             }
             if let Some(route) = after.route(name.as_str()) {
-                self.add_route(route);
+                self.add_routes(&[route]);
             }
             self.report.routes_changed += 1;
         }
@@ -127,9 +129,12 @@ impl Compile<'_> {
         self.report.services_changed += 1;
         let table = &mut self.table;
         let key = ServiceKey::of(name);
-        let previous = table.services.get(&key).cloned();
-        let next = entry
-            .map(|entry| Arc::new(ServiceTable::compile(entry, previous.as_deref(), self.metrics)));
+        let previous = table.services.remove_with_key(&key).map(|(slot, ())| slot.0);
+        // The key of before, whose name the routes share.
+        let key = previous.as_ref().map_or(key, |previous| previous.key().clone());
+        let next = entry.map(|entry| {
+            Arc::new(ServiceTable::compile(key, entry, previous.as_deref(), self.metrics))
+        });
         if let Some(previous) = &previous {
             previous.let_go(next.as_deref());
         }
@@ -140,50 +145,51 @@ impl Compile<'_> {
             None => table.draining.remove(name),
         };
         match next {
-            // In place, so that the key stays the one whose name the routes share.
-            Some(next) => match table.services.get_mut(&key) {
-                Some(place) => *place = next,
-                None => {
-                    table.services.insert(key, next);
-                }
-            },
-            None => {
-                table.services.remove(&key);
-                self.metrics.forget(name);
+            Some(next) => {
+                table.services.insert(Slot(next), ());
             }
+            None => self.metrics.forget(name),
         }
     }
 
-    fn add_route(&mut self, route: &Arc<Route>) {
-        let place = match place(route) {
-            Ok(place) => place,
-            Err(fault) => {
-                self.metrics.rejected.inc();
-                return self.report.rejected.push((route.name.clone(), fault));
+    /// Adds routes of one host, or of TCP.
+    fn add_routes(&mut self, routes: &[&Arc<Route>]) {
+        let mut entries = Vec::with_capacity(routes.len());
+        for route in routes {
+            match place(route) {
+                Ok(Place::Http(_)) => entries.push(self.entry(route)),
+                Ok(Place::Tcp(listener)) => self.add_tcp(listener, route),
+                Err(fault) => {
+                    self.metrics.rejected.inc();
+                    self.report.rejected.push((route.name.clone(), fault));
+                }
             }
-        };
-        let services = &self.table.services;
+        }
+        if let Some(host) = routes.first().and_then(|route| host(route)) {
+            self.contested.extend(self.table.hosts.insert(host, entries));
+        }
+    }
+
+    fn add_tcp(&mut self, listener: &ListenerName, route: &Arc<Route>) {
+        let entry = self.entry(route);
+        let routes = self.table.tcp.entry(listener.clone()).or_default();
+        let at = routes.partition_point(|other| other.precedence(&entry).is_lt());
+        routes.insert(at, Arc::clone(&entry));
+        if routes.len() > 1 {
+            self.contested.push(entry);
+        }
+    }
+
+    fn entry(&mut self, route: &Arc<Route>) -> Arc<RouteEntry> {
         let dangling = &mut self.report.dangling;
-        let entry = RouteEntry::new(route, |key| match services.get_key_value(&key) {
-            Some((known, _)) => known.clone(),
+        let table = &self.table;
+        Arc::new(RouteEntry::new(route, |key| match table.by_key(&key) {
+            Some(service) => service.key().clone(),
             None => {
                 dangling.push((route.name.clone(), key.name.clone()));
                 key
             }
-        });
-        let entry = Arc::new(entry);
-        let contested = match place {
-            Place::Http(rule) => self.table.hosts.insert(rule, Arc::clone(&entry)),
-            Place::Tcp(listener) => {
-                let routes = self.table.tcp.entry(listener.clone()).or_default();
-                let at = routes.partition_point(|other| other.precedence(&entry).is_lt());
-                routes.insert(at, Arc::clone(&entry));
-                routes.len() > 1
-            }
-        };
-        if contested {
-            self.contested.push(entry);
-        }
+        }))
     }
 
     fn remove_route(&mut self, route: &Route) {
@@ -253,6 +259,13 @@ fn among(routes: &[&Arc<RouteEntry>]) -> Vec<Conflict> {
         .iter()
         .map(|loser| Conflict { winner: winner.name.clone(), loser: loser.name.clone() })
         .collect()
+}
+
+fn host(route: &Route) -> Option<&HostPattern> {
+    match &route.rule {
+        Rule::Http(rule) => Some(&rule.host),
+        Rule::Tcp => None,
+    }
 }
 
 /// Where in the table a route is kept.

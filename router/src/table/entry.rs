@@ -6,6 +6,7 @@ use std::sync::Arc;
 use portolan_discovery::model::{
     HttpRule, ListenerName, Route, RouteName, RouteTimeouts, Rule, ServiceName,
 };
+use smallvec::SmallVec;
 
 use super::service::{ServiceKey, ServiceTable};
 use super::{Table, paths};
@@ -48,7 +49,8 @@ pub struct RouteEntry {
     /// The largest request body in bytes.
     pub body_bytes_max: Option<u64>,
     pub(super) listener: Option<ListenerName>,
-    shares: Box<[Share]>,
+    /// One lies in the route's own piece of memory.
+    shares: SmallVec<[Share; 1]>,
     weight_sum: u32,
     record: Arc<Route>,
 }
@@ -62,7 +64,7 @@ impl RouteEntry {
         record: &Arc<Route>,
         mut known: impl FnMut(ServiceKey) -> ServiceKey,
     ) -> Self {
-        let shares: Box<[Share]> = record
+        let shares: SmallVec<[Share; 1]> = record
             .backends
             .iter()
             .take(BACKENDS_MAX)
@@ -127,7 +129,7 @@ impl RouteEntry {
     ) -> impl Iterator<Item = (&'t ServiceName, u32, Option<&'t Arc<ServiceTable>>)> {
         self.shares
             .iter()
-            .map(|share| (&share.service.name, share.weight, table.services.get(&share.service)))
+            .map(|share| (&share.service.name, share.weight, table.by_key(&share.service)))
     }
 
     /// The rule, when it is for HTTP.
@@ -166,7 +168,7 @@ fn pick_from(
     random: u64,
     tried: &Tried,
 ) -> Result<InFlight, PickError> {
-    let Some(service) = table.services.get(&share.service) else {
+    let Some(service) = table.by_key(&share.service) else {
         return Err(PickError::UnknownService { service: share.service.name.clone() });
     };
     service.pick(random, tried).ok_or_else(|| PickError::NoInstance {

@@ -1,10 +1,13 @@
 //! From a host to the routes of that host: exact, then the longest wildcard, then any.
 //! Knows nothing of paths: [`Paths`] does.
 
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::iter::{once, successors};
 use std::sync::Arc;
 
 use portolan_discovery::model::{HostPattern, HttpRule, ListenerName, RouteName};
+use smallvec::SmallVec;
 
 use super::entry::RouteEntry;
 use super::paths::Paths;
@@ -12,10 +15,42 @@ use super::{HashMap, seed};
 
 #[derive(Debug, Clone)]
 pub(super) struct Hosts {
-    exact: HashMap<Arc<str>, Arc<Paths>>,
+    exact: HashMap<Slot, ()>,
     /// By what follows `*.`: a host has at most 127 suffixes, and each costs one look.
-    wildcard: HashMap<Arc<str>, Arc<Paths>>,
+    wildcard: HashMap<Slot, ()>,
     any: Arc<Paths>,
+}
+
+/// A host with its routes: its own key, so that a look-up reads one piece of memory.
+#[derive(Debug, Clone)]
+struct Slot(Arc<Host>);
+
+#[derive(Debug, Clone)]
+struct Host {
+    /// A common length lies in the piece itself.
+    name: SmallVec<[u8; 40]>,
+    paths: Paths,
+}
+
+impl Borrow<[u8]> for Slot {
+    fn borrow(&self) -> &[u8] {
+        &self.0.name
+    }
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for Slot {}
+
+impl Hash for Slot {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // As `[u8]` does, which is what a look-up has.
+        self.0.name.as_slice().hash(state);
+    }
 }
 
 impl Hosts {
@@ -44,59 +79,66 @@ impl Hosts {
             .then(|| successors(suffix(host), |rest| suffix(rest)))
             .into_iter()
             .flatten()
-            .filter_map(|rest| self.wildcard.get(rest));
-        self.exact
-            .get(host)
-            .into_iter()
-            .chain(wildcards)
-            .chain(once(&self.any))
-            .map(|paths| &**paths)
+            .filter_map(|rest| look(&self.wildcard, rest));
+        look(&self.exact, host).into_iter().chain(wildcards).chain(once(&*self.any))
     }
 
     pub(super) fn of(&self, pattern: &HostPattern) -> Option<&Paths> {
         match pattern {
-            HostPattern::Exact(host) => self.exact.get(host.as_str()),
-            HostPattern::Wildcard(host) => self.wildcard.get(host.as_str()),
+            HostPattern::Exact(host) => look(&self.exact, host.as_str()),
+            HostPattern::Wildcard(host) => look(&self.wildcard, host.as_str()),
             HostPattern::Any => Some(&self.any),
         }
-        .map(|paths| &**paths)
     }
 
-    /// Adds a route; says whether another one has the same rule.
-    pub(super) fn insert(&mut self, rule: &HttpRule, entry: Arc<RouteEntry>) -> bool {
-        let (map, host) = match &rule.host {
-            HostPattern::Any => return Arc::make_mut(&mut self.any).insert(entry, &rule.path),
-            HostPattern::Exact(host) => (&mut self.exact, host.as_str()),
-            HostPattern::Wildcard(host) => (&mut self.wildcard, host.as_str()),
-        };
-        if let Some(paths) = map.get_mut(host) {
-            return Arc::make_mut(paths).insert(entry, &rule.path);
-        }
-        let mut paths = Paths::none();
-        paths.insert(entry, &rule.path);
-        map.insert(host.into(), Arc::new(paths));
-        false
+    /// Adds routes of one host; hands out those whose rule another one has too.
+    pub(super) fn insert(
+        &mut self,
+        host: &HostPattern,
+        routes: impl IntoIterator<Item = Arc<RouteEntry>>,
+    ) -> Vec<Arc<RouteEntry>> {
+        let mut contested = Vec::new();
+        self.change(host, |paths| {
+            for entry in routes {
+                if paths.insert(Arc::clone(&entry)) {
+                    contested.push(entry);
+                }
+            }
+        });
+        contested
     }
 
     pub(super) fn remove(&mut self, rule: &HttpRule, name: &RouteName) {
-        let (map, host) = match &rule.host {
-            HostPattern::Any => return Arc::make_mut(&mut self.any).remove(name, &rule.path),
-            HostPattern::Exact(host) => (&mut self.exact, host.as_str()),
-            HostPattern::Wildcard(host) => (&mut self.wildcard, host.as_str()),
+        self.change(&rule.host, |paths| paths.remove(name, &rule.path));
+    }
+
+    /// Takes the host out and puts it back changed, unless no route is left.
+    fn change(&mut self, pattern: &HostPattern, change: impl FnOnce(&mut Paths)) {
+        let (map, name) = match pattern {
+            HostPattern::Any => return change(Arc::make_mut(&mut self.any)),
+            HostPattern::Exact(host) => (&mut self.exact, host.as_str().as_bytes()),
+            HostPattern::Wildcard(host) => (&mut self.wildcard, host.as_str().as_bytes()),
         };
-        let Some(paths) = map.get_mut(host) else { return };
-        let paths = Arc::make_mut(paths);
-        paths.remove(name, &rule.path);
-        if paths.is_empty() {
-            map.remove(host);
+        let mut host = match map.remove_with_key(name) {
+            Some((Slot(host), ())) => host,
+            None => Arc::new(Host { name: SmallVec::from_slice(name), paths: Paths::none() }),
+        };
+        let changed = Arc::make_mut(&mut host);
+        change(&mut changed.paths);
+        if !changed.paths.is_empty() {
+            map.insert(Slot(host), ());
         }
     }
 
     /// The routes of every host, in no order of hosts.
     pub(super) fn all(&self) -> impl Iterator<Item = &Paths> {
-        let maps = self.exact.values().chain(self.wildcard.values());
-        maps.map(|paths| &**paths).chain(once(&*self.any))
+        let slots = self.exact.keys().chain(self.wildcard.keys());
+        slots.map(|slot| &slot.0.paths).chain(once(&*self.any))
     }
+}
+
+fn look<'h>(map: &'h HashMap<Slot, ()>, host: &str) -> Option<&'h Paths> {
+    map.get_key_value(host.as_bytes()).map(|(slot, ())| &slot.0.paths)
 }
 
 fn suffix(name: &str) -> Option<&str> {

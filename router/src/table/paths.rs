@@ -44,19 +44,19 @@ impl Paths {
     }
 
     /// Adds a route; says whether another one has the same path and listener.
-    pub(super) fn insert(&mut self, entry: Arc<RouteEntry>, path: &PathPattern) -> bool {
-        match self {
-            Self::List(list) if list.len() < LIST_ROUTES_MAX => list.insert(entry, path),
-            Self::List(list) => {
-                let mut tree = Tree::default();
-                for entry in list.entries() {
-                    tree.insert(Arc::clone(entry), pattern_of(entry));
-                }
-                let contested = tree.insert(entry, path);
-                *self = Self::Tree(tree);
-                contested
+    pub(super) fn insert(&mut self, entry: Arc<RouteEntry>) -> bool {
+        if let Self::List(list) = self
+            && list.len() == LIST_ROUTES_MAX
+        {
+            let mut tree = Tree::default();
+            for entry in list.entries() {
+                tree.insert(Arc::clone(entry));
             }
-            Self::Tree(tree) => tree.insert(entry, path),
+            *self = Self::Tree(tree);
+        }
+        match self {
+            Self::List(list) => list.insert(entry),
+            Self::Tree(tree) => tree.insert(entry),
         }
     }
 
@@ -68,7 +68,7 @@ impl Paths {
                 if tree.len() <= LIST_ROUTES_MAX / 2 {
                     let mut list = List::default();
                     for entry in tree.entries() {
-                        list.insert(Arc::clone(entry), pattern_of(entry));
+                        list.insert(Arc::clone(entry));
                     }
                     *self = Self::List(list);
                 }
@@ -107,13 +107,13 @@ pub(super) fn pattern_of(entry: &RouteEntry) -> &PathPattern {
 pub(super) fn takes(pattern: &PathPattern, path: &str) -> bool {
     match pattern {
         PathPattern::Exact(own) => own == path,
-        PathPattern::Prefix(own) => is_below(prefix_text(own), path),
+        PathPattern::Prefix(own) => is_below(prefix_text(own).as_bytes(), path.as_bytes()),
     }
 }
 
-fn is_below(prefix: &str, path: &str) -> bool {
+fn is_below(prefix: &[u8], path: &[u8]) -> bool {
     prefix.is_empty()
-        || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// `/` is the prefix of no segments.

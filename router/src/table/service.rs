@@ -7,6 +7,7 @@
 //! without them. Draining, an override and the deletion of a record are explanations, so none
 //! of them is undone. Both guards clear themselves with the next state.
 
+use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -46,6 +47,30 @@ impl Hash for ServiceKey {
     }
 }
 
+/// A service as the table keeps it: its own key, so that a look-up reads one piece of memory.
+#[derive(Debug, Clone)]
+pub(super) struct Slot(pub(super) Arc<ServiceTable>);
+
+impl Borrow<ServiceKey> for Slot {
+    fn borrow(&self) -> &ServiceKey {
+        &self.0.key
+    }
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Slot {}
+
+impl Hash for Slot {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
 /// One instance of a compiled service.
 #[derive(Debug, Clone)]
 pub struct Member {
@@ -62,7 +87,7 @@ pub struct Member {
 /// A compiled service.
 #[derive(Debug)]
 pub struct ServiceTable {
-    name: ServiceName,
+    key: ServiceKey,
     protocol: Protocol,
     panic: bool,
     kept: bool,
@@ -72,14 +97,15 @@ pub struct ServiceTable {
 }
 
 impl ServiceTable {
+    /// `key` is the previous table's where there is one: routes share its name.
     pub(super) fn compile(
+        key: ServiceKey,
         entry: &ServiceEntry,
         previous: Option<&Self>,
         metrics: &Metrics,
     ) -> Self {
-        let name = &entry.service.name;
         let handles = previous
-            .map_or_else(|| metrics.service(name), |previous| Arc::clone(&previous.metrics));
+            .map_or_else(|| metrics.service(&key.name), |previous| Arc::clone(&previous.metrics));
         let choice = Choice::of(entry, previous);
         let members: Box<[Member]> = entry
             .members
@@ -99,7 +125,7 @@ impl ServiceTable {
         let takers = members.iter().filter(|member| member.takes_traffic);
         let balance = Balance::new(takers.map(|member| &member.endpoint));
         Self {
-            name: name.clone(),
+            key,
             protocol: entry.service.protocol,
             panic: matches!(choice, Choice::Panic),
             kept: matches!(choice, Choice::Kept(_)),
@@ -111,7 +137,11 @@ impl ServiceTable {
 
     /// The name.
     pub fn name(&self) -> &ServiceName {
-        &self.name
+        &self.key.name
+    }
+
+    pub(super) fn key(&self) -> &ServiceKey {
+        &self.key
     }
 
     /// What its instances speak.

@@ -9,7 +9,7 @@ use portolan_discovery::model::{ListenerName, PathPattern, RouteName};
 
 use super::super::entry::RouteEntry;
 use super::super::{HashMap, seed};
-use super::prefix_text;
+use super::{pattern_of, prefix_text};
 
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Tree {
@@ -64,7 +64,9 @@ impl Tree {
         first(&node.exact).map(|place| &node.exact[place]).or(longest)
     }
 
-    pub(super) fn insert(&mut self, entry: Arc<RouteEntry>, path: &PathPattern) -> bool {
+    /// Adds a route; says whether another one has the same path and listener.
+    pub(super) fn insert(&mut self, entry: Arc<RouteEntry>) -> bool {
+        let path = pattern_of(&entry);
         let mut node = Arc::make_mut(&mut self.root);
         for segment in segments(path) {
             if !node.children.contains_key(segment) {
@@ -162,9 +164,9 @@ mod tests {
         let mut tree = Tree::default();
         let texts = ["/", "=/", "/a", "/a/b/c", "=/a/b", "/a/b/d", "=/x/y/z/", "/x"];
         let paths: Vec<PathPattern> = texts.iter().map(|text| text.parse().unwrap()).collect();
-        for (text, path) in texts.iter().zip(&paths) {
+        for text in &texts {
             let name = format!("r{}", texts.iter().position(|other| other == text).unwrap());
-            assert!(!tree.insert(entry(&name, text), path));
+            assert!(!tree.insert(entry(&name, text)));
         }
         assert_eq!(tree.len(), texts.len());
         assert_eq!(tree.entries().len(), texts.len());
