@@ -124,6 +124,18 @@ impl Snapshot {
         Self::default().apply(&events, revision)
     }
 
+    /// The snapshot that a whole reading of the store brings this one to. A record that is there
+    /// but cannot be read leaves what this one has of it; only what is not there is gone.
+    pub fn caught_up(&self, kvs: Vec<Kv>, revision: Revision) -> (Self, Vec<Rejected>) {
+        let there: BTreeSet<&str> = kvs.iter().map(|kv| kv.key.as_str()).collect();
+        let known = self.to_kvs();
+        let gone = known.into_iter().filter(|kv| !there.contains(kv.key.as_str()));
+        let mut events: Vec<Event> =
+            gone.map(|kv| Event::Delete { key: kv.key, revision }).collect();
+        events.extend(kvs.into_iter().map(Event::Put));
+        self.apply(&events, revision)
+    }
+
     /// The snapshot after `events`, which are the store's in its order. A record that cannot be
     /// read is listed and leaves what was there before.
     pub fn apply(&self, events: &[Event], revision: Revision) -> (Self, Vec<Rejected>) {

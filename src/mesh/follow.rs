@@ -59,7 +59,7 @@ enum Never {}
 impl Follower {
     async fn follow(&self, store: &dyn Store) -> Result<Never, StoreError> {
         let (kvs, revision) = store.snapshot(DATA).await?;
-        let (snapshot, rejected) = Snapshot::from_kvs(kvs, revision);
+        let (snapshot, rejected) = self.live.snapshot().caught_up(kvs, revision);
         self.note(&rejected);
         self.publish(&snapshot);
         self.live.heard(clock::now());
@@ -107,6 +107,7 @@ impl Follower {
 
     fn note(&self, rejected: &[Rejected]) {
         self.live.count_rejected(rejected.len());
+        self.publisher.count_rejected(rejected.len());
         for record in rejected {
             tracing::warn!(%record, "the last good one serves on");
         }

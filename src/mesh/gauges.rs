@@ -16,8 +16,6 @@ pub const INSTANCES: &str = "portolan_instances";
 pub const STORE_CONNECTED: &str = "portolan_store_connected";
 /// The revision up to which everything of the store is served.
 pub const REVISION: &str = "portolan_revision";
-/// Records that could not be read since the start.
-pub const REJECTED: &str = "portolan_rejected_records";
 
 struct LiveCollector {
     live: Weak<Live>,
@@ -30,7 +28,6 @@ pub(super) fn register(registry: &Registry, live: &Arc<Live>) {
         [
             Opts::new(STORE_CONNECTED, "whether the store answers"),
             Opts::new(REVISION, "the revision up to which everything of the store is served"),
-            Opts::new(REJECTED, "records that could not be read since the start"),
         ]
     };
     let desc = |opts: &Opts, labels: Vec<String>| {
@@ -76,11 +73,6 @@ impl Collector for LiveCollector {
             REVISION,
             "the revision up to which everything of the store is served",
             live.revision().0,
-        ));
-        families.extend(gauge(
-            REJECTED,
-            "records that could not be read since the start",
-            live.rejected(),
         ));
         families
     }

@@ -6,6 +6,8 @@ use portolan_discovery::snapshot::Snapshot;
 use portolan_dns::{Dns, Zone, ZoneConfig};
 use portolan_router::{Router, Table};
 
+use crate::clock;
+
 /// Hands each new state to router and resolver.
 pub(super) struct Publisher {
     router: Arc<Router>,
@@ -23,10 +25,18 @@ impl Publisher {
         Self { router, resolver }
     }
 
+    /// Counts records that could not be read.
+    pub(super) fn count_rejected(&self, records: usize) {
+        self.router.metrics().rejected.inc_by(records as u64);
+    }
+
     /// Compiles and publishes. Every worker has the new state within a turn of its loop.
     pub(super) fn publish(&self, snapshot: &Snapshot) {
         let previous = self.router.table();
-        let compiled = Table::compile(snapshot, Some(&previous), self.router.metrics());
+        let metrics = self.router.metrics();
+        let began = clock::now();
+        let compiled = Table::compile(snapshot, Some(&previous), metrics);
+        metrics.compile_duration.observe(began.elapsed().as_secs_f64());
         for conflict in &compiled.report.conflicts {
             let (winner, loser) = (&conflict.winner, &conflict.loser);
             tracing::warn!(%winner, %loser, "two routes take the same requests");

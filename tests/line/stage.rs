@@ -110,10 +110,6 @@ impl Stage {
         fs::read_to_string(self.dir.path().join("portolan.log")).unwrap_or_default()
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
     /// SIGKILL, as a crash of the process.
     pub fn kill(&mut self) {
         let mut child = self.child.take().unwrap();

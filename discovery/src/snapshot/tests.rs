@@ -175,6 +175,26 @@ fn a_service_without_record_and_instances_is_gone() {
     assert_eq!(next.changes_since(&snapshot).services, [name("web")]);
 }
 
+#[test]
+fn a_whole_reading_deletes_what_is_gone_and_keeps_what_it_cannot_read() {
+    let before = after(&[
+        put_instance(&instance("web", "a", Health::Up)),
+        put_instance(&instance("web", "b", Health::Up)),
+        put(Key::Route(RouteName::parse("r").unwrap()), &route("r")),
+    ]);
+    let mut kvs = before.to_kvs();
+    kvs.retain(|kv| !kv.key.ends_with("/b"));
+    for kv in kvs.iter_mut().filter(|kv| kv.key.ends_with("/a")) {
+        kv.value = b"{".as_slice().into();
+    }
+    let (next, rejected) = before.caught_up(kvs, Revision(9));
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(state(&next, "web", "a"), State::Up);
+    assert!(!next.service("web").unwrap().members.contains_key("b"));
+    assert!(next.route("r").is_some());
+    assert_eq!(next.changes_since(&before).routes, []);
+}
+
 fn everything() -> Snapshot {
     after(&[
         put(Key::Service(name("web")), &Service::named(name("web"))),
