@@ -11,7 +11,9 @@ use super::id::{hash, mix};
 use super::{ClusterView, Group, Job, Reason, Refusal, Standing};
 
 /// A whole, in the unit of [`Room::load`].
-const WHOLE: u128 = 1 << 20;
+const WHOLE: u64 = 1 << 20;
+/// More than any node has; a whole of it still fits the arithmetic.
+const AMOUNT_MAX: u64 = u64::MAX / WHOLE;
 
 /// A node with what its jobs take up.
 struct Room<'a> {
@@ -95,9 +97,9 @@ impl<'a> Room<'a> {
     }
 
     /// How full the node would be with a job of `spec`, by what it has least of.
-    fn load(&self, spec: &JobSpec) -> u128 {
+    fn load(&self, spec: &JobSpec) -> u64 {
         let share = |used: u64, ask: u64, has: u64| {
-            (u128::from(used) + u128::from(ask)) * WHOLE / u128::from(has.max(1))
+            used.saturating_add(ask).min(AMOUNT_MAX) * WHOLE / has.max(1)
         };
         let (used, ask, has) = (self.used, spec.resources, self.node.capacity);
         share(used.memory_mib, ask.memory_mib, has.memory_mib).max(share(

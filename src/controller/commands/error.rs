@@ -5,7 +5,7 @@ use portolan_discovery::store::StoreError;
 /// Why a command was not done. Nothing of it was.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommandError {
-    /// What it speaks of is not there.
+    /// What it speaks of is not there. What belongs to an app is named `APP/NAME`.
     #[error("there is no {what} \"{name}\"")]
     NotFound {
         /// The kind of thing.
@@ -68,7 +68,16 @@ impl CommandError {
     /// What to do next; may be empty.
     pub fn hint(&self) -> String {
         match self {
-            Self::NotFound { what, .. } => format!("`portolan {what}s` lists those that are there"),
+            Self::NotFound { what: what @ ("app" | "service" | "route" | "instance"), .. } => {
+                format!("`portolan {what}s` lists those that are there")
+            }
+            // Names of what belongs to an app begin with the app's.
+            Self::NotFound { what: "release" | "process type", name } => match name.split_once('/')
+            {
+                Some((app, _)) => format!("`portolan apps {app}` shows those that are there"),
+                None => String::new(),
+            },
+            Self::NotFound { .. } => String::new(),
             Self::Conflict { .. } => "try again".to_owned(),
             Self::Owned { owner, .. } => format!("change it where it is written: {owner}"),
             Self::Invalid { hint, .. } => hint.clone(),
