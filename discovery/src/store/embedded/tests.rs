@@ -145,10 +145,12 @@ async fn a_disk_that_comes_back_with_something_else_is_not_written() {
     put(&store, "/a", "1").await.unwrap();
     let before = content(&store).await;
     let good = drive.bytes();
-    drive.set_fault(Some(Fault::SyncOnce));
+    // Dead until something else is there: nothing of the write lands, and nothing is read again.
+    drive.set_fault(Some(Fault::DeadAfter(0)));
     put(&store, "/a", "2").await.unwrap_err();
     for (bytes, word) in [(other.bytes(), "another store"), (older, "older copy")] {
         drive.set_bytes(bytes);
+        drive.set_fault(None);
         let refused = async {
             loop {
                 let refused = put(&store, "/a", "3").await.unwrap_err().to_string();
