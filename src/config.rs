@@ -97,6 +97,9 @@ pub struct RouterSettings {
     pub connect_timeout: Option<Duration>,
     pub header_timeout: Option<Duration>,
     pub body_idle_timeout: Option<Duration>,
+    pub body_rate_min: Option<u32>,
+    pub body_rate_grace: Option<Duration>,
+    pub client_write_timeout: Option<Duration>,
     pub keep_alive_timeout: Option<Duration>,
     pub first_byte_timeout: Option<Duration>,
     pub upstream_idle_timeout: Option<Duration>,
@@ -107,6 +110,9 @@ pub struct RouterSettings {
     pub headers_max: Option<usize>,
     pub target_bytes_max: Option<usize>,
     pub retries_max: Option<u8>,
+    pub connections_max: Option<usize>,
+    pub connections_per_source_max: Option<usize>,
+    pub buffer_bytes_max: Option<usize>,
 }
 
 /// A socket of the router.

@@ -2,14 +2,16 @@
 //!
 //! A connection that waits holds none, so an idle client costs no buffer. The size follows the
 //! traffic: a read that fills a buffer makes the next one big, a short one makes it small
-//! again. Knows nothing of what is in the bytes.
+//! again. What a thread has lent is counted: when that is much, only small buffers are lent and
+//! what waits is moved to just the memory that it needs. Knows nothing of what is in the bytes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -24,6 +26,10 @@ pub(crate) const TURN_READS_MAX: usize = 8;
 /// Buffers of a size that a thread keeps for the next borrower (4 MiB each).
 const SMALL_KEPT_MAX: usize = 256;
 const LARGE_KEPT_MAX: usize = 16;
+/// This part of what a thread may lend goes to whoever asks. Beyond, it saves: 256 clients that
+/// stopped reading may hold a large buffer each, and thousands more a small one.
+const FREELY_LENT_PART: usize = 4;
+
 /// Vectors for heads that a thread keeps, and the largest of them that is kept.
 const HEADS_KEPT_MAX: usize = 256;
 const HEAD_KEPT_BYTES_MAX: usize = 4 * 1024;
@@ -41,6 +47,45 @@ struct Kept {
 
 thread_local! {
     static KEPT: RefCell<Kept> = RefCell::default();
+    /// Bytes of buffers that are held by somebody.
+    static LENT: Cell<usize> = const { Cell::new(0) };
+    /// What of them the gauge knows.
+    static SHOWN: Cell<i64> = const { Cell::new(0) };
+    static LENT_MAX: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Sets how many bytes this thread should have lent at most.
+pub(crate) fn set_lent_max(bytes: usize) {
+    LENT_MAX.set(bytes);
+}
+
+/// Whether so much is lent that nothing more should begin. What is under way gets what it needs.
+pub(crate) fn is_exhausted() -> bool {
+    !has_room_for(0)
+}
+
+/// Whether `bytes` more may be lent to something that has not begun.
+pub(crate) fn has_room_for(bytes: usize) -> bool {
+    LENT.get() + bytes < LENT_MAX.get()
+}
+
+/// Whether so much is lent that speed costs less than memory.
+pub(crate) fn is_scarce() -> bool {
+    LENT.get() >= LENT_MAX.get() / FREELY_LENT_PART
+}
+
+/// Brings a gauge that all threads share up to date.
+pub(crate) fn show_lent(gauge: &IntGauge) {
+    let lent = i64::try_from(LENT.get()).unwrap_or(i64::MAX);
+    let change = lent - SHOWN.replace(lent);
+    if change != 0 {
+        gauge.add(change);
+    }
+}
+
+fn count_lent(bytes: Box<[u8]>) -> Box<[u8]> {
+    LENT.set(LENT.get() + bytes.len());
+    bytes
 }
 
 /// The size of the next buffer.
@@ -60,24 +105,30 @@ impl Size {
     }
 
     fn take(self) -> Box<[u8]> {
-        KEPT.with_borrow_mut(|kept| match self {
+        let kept = KEPT.with_borrow_mut(|kept| match self {
             Self::Small => kept.small.pop(),
             Self::Large => kept.large.pop(),
-        })
-        .unwrap_or_else(|| vec![0; self.bytes()].into_boxed_slice())
+        });
+        count_lent(kept.unwrap_or_else(|| zeroed(self.bytes())))
     }
+}
+
+fn zeroed(bytes: usize) -> Box<[u8]> {
+    vec![0; bytes].into_boxed_slice()
 }
 
 fn give_back(bytes: Box<[u8]>) {
     if bytes.is_empty() {
         return;
     }
+    LENT.set(LENT.get() - bytes.len());
     // At the thread's end its store may be gone already: then the bytes are just freed.
     let _ = KEPT.try_with(|kept| {
         let kept = &mut *kept.borrow_mut();
         let (store, kept_max) = match bytes.len() {
             SMALL => (&mut kept.small, SMALL_KEPT_MAX),
-            _ => (&mut kept.large, LARGE_KEPT_MAX),
+            LARGE => (&mut kept.large, LARGE_KEPT_MAX),
+            _ => return,
         };
         if store.len() < kept_max {
             store.push(bytes);
@@ -130,7 +181,7 @@ impl Buffer {
 
     /// Whether the next read has room without giving up anything.
     pub(crate) fn has_room(&self) -> bool {
-        self.bytes.is_empty() || self.start > 0 || self.end < self.bytes.len()
+        self.bytes.len() < SMALL || self.start > 0 || self.end < self.bytes.len()
     }
 
     /// Lets the first `count` bytes go, and the memory with the last of them.
@@ -149,17 +200,21 @@ impl Buffer {
         }
     }
 
-    /// Gives a full small buffer the room of a large one; false if it is large already.
+    /// Gives a full buffer twice its room; false if it is large already, or if nobody gets
+    /// more now.
     pub(crate) fn grow(&mut self) -> bool {
-        if self.bytes.len() >= LARGE {
+        if self.bytes.len() >= LARGE || is_exhausted() {
             return false;
         }
-        let mut larger = Size::Large.take();
-        let len = self.len();
-        larger[..len].copy_from_slice(self.data());
-        give_back(std::mem::replace(&mut self.bytes, larger));
-        (self.start, self.end) = (0, len);
+        self.move_to(count_lent(zeroed((2 * self.bytes.len()).min(LARGE))));
         true
+    }
+
+    fn move_to(&mut self, mut bytes: Box<[u8]>) {
+        let len = self.len();
+        bytes[..len].copy_from_slice(self.data());
+        give_back(std::mem::replace(&mut self.bytes, bytes));
+        (self.start, self.end) = (0, len);
     }
 
     /// Reads once into the free room; 0 is the end of the stream. While nothing comes and
@@ -187,18 +242,31 @@ impl Buffer {
             other => {
                 if self.is_empty() {
                     self.release();
+                } else if is_scarce() {
+                    self.fit();
                 }
                 other.map_ok(|()| 0)
             }
         }
     }
 
+    /// Moves what waits for more to just the memory that it needs. Whoever sends a byte a second
+    /// makes us copy a little each second; that is cheaper than to hold a buffer for each.
+    fn fit(&mut self) {
+        if self.len() < self.bytes.len() {
+            self.move_to(count_lent(zeroed(self.len())));
+        }
+    }
+
     fn make_room(&mut self) {
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
-            if self.bytes.len() != self.size.bytes() {
-                give_back(std::mem::replace(&mut self.bytes, self.size.take()));
+            let size = if is_scarce() { Size::Small } else { self.size };
+            if self.bytes.len() != size.bytes() {
+                give_back(std::mem::replace(&mut self.bytes, size.take()));
             }
+        } else if self.bytes.len() < SMALL {
+            self.move_to(Size::Small.take());
         } else if self.end == self.bytes.len() {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= std::mem::take(&mut self.start);

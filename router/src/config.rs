@@ -9,6 +9,7 @@ use portolan_discovery::model::{ListenerName, Protocol};
 
 use crate::balance::RETRIES_MAX;
 use crate::h1;
+use crate::shed::SHEDDING_MAX;
 
 /// A socket to bind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Timeouts {
     pub client_header: Duration,
     /// Between two pieces of a request body.
     pub client_body: Duration,
+    /// Before a request body has to come at [`Limits::body_rate_min`].
+    pub client_body_grace: Duration,
     /// For the next request of a connection that is kept open.
     pub client_idle: Duration,
     /// For a client to take more of a response.
@@ -63,6 +66,7 @@ impl Timeouts {
         connect: Duration::from_secs(2),
         client_header: Duration::from_secs(10),
         client_body: Duration::from_secs(30),
+        client_body_grace: Duration::from_secs(20),
         client_idle: Duration::from_secs(75),
         client_write: Duration::from_secs(60),
         first_byte: Duration::from_secs(60),
@@ -85,9 +89,18 @@ impl Default for Timeouts {
 pub struct Limits {
     /// What one message may cost.
     pub http: h1::Limits,
-    /// Client connections of one worker; more wait in the kernel's queue. Each may need two file
-    /// descriptors, so the process's limit of those makes it smaller ([`FILES_RESERVED`]).
+    /// Client connections of one worker; more are shed. Each may need two file descriptors, so
+    /// the process's limit of those makes it smaller ([`FILES_RESERVED`]).
     pub connections_max: usize,
+    /// Client connections of one source (an IPv4 address or an IPv6 /64) to one worker; more are
+    /// shed. Trusted peers stand for many sources and are not limited.
+    pub connections_per_source_max: Option<usize>,
+    /// Bytes of buffers that one worker holds for what is under way; new requests and TCP
+    /// connections are shed beyond, and from a quarter of it on only small buffers are lent.
+    pub buffer_bytes_max: usize,
+    /// Bytes a second that a request body has to come at, on the average and not counting waits
+    /// for the instance; 0 asks for nothing.
+    pub body_rate_min: u32,
     /// Idle connections that one worker keeps to one instance.
     pub upstream_idle_max: usize,
     /// Attempts after the first, at most [`RETRIES_MAX`].
@@ -99,6 +112,12 @@ impl Limits {
     pub const DEFAULT: Self = Self {
         http: h1::Limits::DEFAULT,
         connections_max: 16_384,
+        // Many honest clients may share an address.
+        connections_per_source_max: None,
+        // A small buffer for each of the connections.
+        buffer_bytes_max: 256 * 1024 * 1024,
+        // That of Kestrel and IIS: a tenth of what the slowest mobile links do.
+        body_rate_min: 240,
         upstream_idle_max: 64,
         retries_max: 2,
     };
@@ -122,7 +141,9 @@ pub const FILES_RESERVED: u64 = 256;
 /// How many client connections each of `workers` may have when the process may open `files`.
 pub(crate) fn connections_for(files: Option<u64>, workers: usize) -> usize {
     let Some(files) = files else { return usize::MAX };
-    let each = files.saturating_sub(FILES_RESERVED) / 2 / workers.max(1) as u64;
+    let each = files.saturating_sub(FILES_RESERVED) / workers.max(1) as u64;
+    // Connections that are shed have no second one.
+    let each = each.saturating_sub(SHEDDING_MAX as u64) / 2;
     usize::try_from(each).unwrap_or(usize::MAX).max(1)
 }
 
@@ -159,10 +180,10 @@ mod tests {
     fn connections_share_the_files_that_are_not_reserved() {
         for (files, workers, expected) in [
             (None, 4, usize::MAX),
-            (Some(1_024), 2, 192),
-            (Some(1_048_576), 8, 65_520),
+            (Some(1_024), 2, 160),
+            (Some(1_048_576), 8, 65_488),
             (Some(100), 2, 1),
-            (Some(1_024), 0, 384),
+            (Some(1_024), 0, 352),
         ] {
             assert_eq!(connections_for(files, workers), expected);
         }

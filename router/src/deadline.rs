@@ -36,6 +36,21 @@ impl Tick {
         Self(self.0.saturating_add(ticks).saturating_add(1))
     }
 
+    /// The worker's beginning.
+    #[cfg(test)]
+    pub(crate) const ZERO: Self = Self(0);
+
+    /// The moment exactly `time` later, but for a part of a tick.
+    pub(crate) fn later(self, time: Duration) -> Self {
+        let ticks = time.as_secs().saturating_mul(TICKS_PER_SECOND);
+        Self(self.0.saturating_add(ticks + u64::from(time.subsec_millis() / TICK_MS)))
+    }
+
+    /// The time from `earlier` to this.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        TICK.saturating_mul(u32::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(u32::MAX))
+    }
+
     fn slot(self) -> usize {
         // Below `SLOTS`, so it fits.
         (self.0 % SLOTS as u64) as usize
@@ -188,6 +203,13 @@ impl Timer {
         if due < entry.queued {
             queue.unlink(self.key);
             queue.schedule(self.key, self.wheel.now());
+        }
+    }
+
+    /// Ends the wait at `due` if it would end later.
+    pub(crate) fn bring_forward(&self, due: Tick) {
+        if due < self.due.get() {
+            self.set(due);
         }
     }
 

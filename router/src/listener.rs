@@ -22,7 +22,7 @@ use crate::worker::Worker;
 const BACKLOG: i32 = 4096;
 
 /// The wait after an accept that failed for want of a resource: the connections that hold it
-/// must get the time to end.
+/// must get the time to end, and to try at once would be to do nothing else.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Why a listener could not be bound.
@@ -136,11 +136,6 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
 pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
     let mut warned = false;
     loop {
-        tokio::select! {
-            biased;
-            () = worker.draining() => break,
-            () = worker.room() => {}
-        }
         let accepted = tokio::select! {
             biased;
             () = worker.draining() => break,
@@ -149,7 +144,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: 
         match accepted {
             Ok((stream, peer)) => {
                 warned = false;
-                worker.serve(&listener, stream, peer);
+                worker.admit(&listener, stream, peer);
             }
             Err(error) => {
                 worker.metrics.accept_errors.inc();
@@ -163,7 +158,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: 
         }
     }
     while let Some((stream, peer)) = accepted_already(&socket).await {
-        worker.serve(&listener, stream, peer);
+        worker.admit(&listener, stream, peer);
     }
 }
 

@@ -10,18 +10,17 @@ mod budget;
 mod download;
 mod exchange;
 mod fault;
+mod pace;
 mod reply;
 mod upload;
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::buffer::{Buffer, SMALL};
+use crate::buffer::{self, Buffer};
 use crate::h1::Reason;
+use crate::linger::linger;
 use crate::worker::Client;
 use begin::{Begun, begin};
 use reply::Refusal;
@@ -32,8 +31,6 @@ pub(crate) use fault::{connect_fault, costs_budget};
 /// How long a connection that ends early is read on, so that its client gets to see the
 /// response instead of a reset.
 const LINGER: Duration = Duration::from_secs(5);
-/// The most that is read then.
-const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A client connection with what it has sent.
 #[derive(Debug)]
@@ -73,7 +70,11 @@ pub(crate) async fn serve(client: Client) {
         match after {
             After::Next => wait = conn.client.worker.timeouts.client_idle,
             After::Close => return,
-            After::Linger => return linger(&mut conn).await,
+            After::Linger => {
+                conn.input = Buffer::default();
+                let Client { stream, timer, .. } = &mut conn.client;
+                return linger(stream, timer, LINGER).await;
+            }
         }
     }
 }
@@ -97,7 +98,11 @@ async fn next(conn: &mut Conn, wait: Duration) -> Next {
     poll_fn(|cx| {
         loop {
             if !conn.input.has_room() && !conn.input.grow() {
-                return Poll::Ready(refuse(Reason::HeadersTooLarge));
+                let is_ours = buffer::is_exhausted();
+                return Poll::Ready(refuse(match is_ours {
+                    true => Reason::Overloaded,
+                    false => Reason::HeadersTooLarge,
+                }));
             }
             match conn.input.poll_fill(cx, &mut conn.client.stream) {
                 Poll::Ready(Ok(1..)) => {
@@ -136,41 +141,6 @@ fn parsed(conn: &mut Conn) -> Option<Next> {
 
 fn refuse(reason: Reason) -> Next {
     Next::Refuse(Box::new(Refusal::of_connection(reason)))
-}
-
-/// RFC 9112 §9.6: closing with unread bytes resets the connection, and the reset may overtake
-/// the response. So the sending side is closed first, and what the client still sends is read.
-async fn linger(conn: &mut Conn) {
-    let Conn { client, input, .. } = conn;
-    *input = Buffer::default();
-    client.timer.start(LINGER);
-    let mut left = LINGER_BYTES_MAX;
-    let mut shut = false;
-    let mut bytes = vec![0; SMALL];
-    poll_fn(|cx| {
-        loop {
-            if !shut {
-                match Pin::new(&mut client.stream).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => shut = true,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => {}
-                }
-            }
-            let mut room = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut client.stream).poll_read(cx, &mut room) {
-                Poll::Ready(Ok(())) if !room.filled().is_empty() && left > 0 => {
-                    left = left.saturating_sub(room.filled().len());
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if client.timer.is_due() => return Poll::Ready(()),
-                Poll::Pending => {
-                    client.timer.watch(cx);
-                    return Poll::Pending;
-                }
-            }
-        }
-    })
-    .await;
 }
 
 #[cfg(test)]

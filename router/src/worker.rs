@@ -3,6 +3,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod metrics;
+mod sources;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::balance::{RETRIES_MAX, Tried};
+use crate::buffer;
 use crate::cell::{Reader, TableCell};
 use crate::config::{Config, Limits, Timeouts};
 use crate::deadline::{TICK, Timer, Wheel};
@@ -31,10 +33,12 @@ use crate::h1::HeadScratch;
 use crate::listener::{self, Listener};
 use crate::pool::Pool;
 use crate::proxy::{self, RetryBudget};
+use crate::shed::{self, Cause};
 use crate::table::{PickError, RouteEntry, Table};
 use crate::tcp;
 use clock::Clock;
 use metrics::WorkerMetrics;
+use sources::{Source, Sources};
 
 /// Ticks between two sweeps of the pool: a connection that its instance closed is let go
 /// within a second.
@@ -81,6 +85,10 @@ pub(crate) struct Worker {
     life: Cell<Life>,
     drain: CancellationToken,
     open: Cell<usize>,
+    /// Connections that are being told that there is no room.
+    pub(crate) shedding: Cell<usize>,
+    /// Connections by source, if those are limited.
+    sources: Option<Sources>,
     /// Told when a connection has ended.
     ended: Notify,
 }
@@ -93,6 +101,8 @@ pub(crate) struct Client {
     pub(crate) listener: Arc<Listener>,
     pub(crate) timer: Timer,
     pub(crate) worker: Rc<Worker>,
+    /// What it counts for, if sources are limited.
+    source: Option<Source>,
 }
 
 impl Drop for Client {
@@ -100,6 +110,9 @@ impl Drop for Client {
         self.listener.metrics.open.dec();
         let worker = &self.worker;
         worker.open.set(worker.open.get() - 1);
+        if let (Some(sources), Some(source)) = (&worker.sources, self.source) {
+            sources.leave(source);
+        }
         worker.ended.notify_waiters();
         if std::thread::panicking() {
             worker.metrics.panics.inc();
@@ -127,6 +140,8 @@ impl Worker {
             life: Cell::new(Life::Serving),
             drain: CancellationToken::new(),
             open: Cell::new(0),
+            shedding: Cell::new(0),
+            sources: limits.connections_per_source_max.map(Sources::new),
             ended: Notify::new(),
         })
     }
@@ -162,13 +177,6 @@ impl Worker {
         self.drain.cancelled().await;
     }
 
-    /// Returns when another connection may be accepted.
-    pub(crate) async fn room(&self) {
-        while self.open.get() >= self.limits.connections_max {
-            self.ended.notified().await;
-        }
-    }
-
     /// Connections that are open.
     pub(crate) fn open(&self) -> usize {
         self.open.get()
@@ -193,36 +201,60 @@ impl Worker {
         self.wheel.wake_all();
     }
 
-    /// Serves an accepted connection in a task of its own.
-    pub(crate) fn serve(
+    /// Serves an accepted connection in a task of its own, if there is room for it.
+    pub(crate) fn admit(
         self: &Rc<Self>,
         listener: &Arc<Listener>,
         stream: TcpStream,
         peer: SocketAddr,
     ) {
-        let client = self.accepted(listener, stream, peer);
+        // A socket for both families writes IPv4 addresses as IPv6 ones.
+        let peer = peer.ip().to_canonical();
+        let source = match self.room(listener, peer) {
+            Ok(source) => source,
+            Err(cause) => return shed::shed(self, listener, stream, cause),
+        };
+        let client = self.accepted(listener, stream, peer, source);
         match listener.protocol {
             Protocol::Http => tokio::task::spawn_local(proxy::serve(client)),
             Protocol::Tcp => tokio::task::spawn_local(tcp::serve(client)),
         };
     }
 
+    /// Whether there is room for a connection of `peer`.
+    fn room(&self, listener: &Listener, peer: IpAddr) -> Result<Option<Source>, Cause> {
+        if self.open.get() >= self.limits.connections_max {
+            return Err(Cause::Connections);
+        }
+        // An HTTP connection holds no buffer before its request, which is looked at then.
+        if listener.protocol == Protocol::Tcp && !buffer::has_room_for(buffer::SMALL) {
+            return Err(Cause::Memory);
+        }
+        match &self.sources {
+            Some(sources) if !listener.trusts(peer) => {
+                sources.enter(peer).map(Some).ok_or(Cause::Source)
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn accepted(
         self: &Rc<Self>,
         listener: &Arc<Listener>,
         stream: TcpStream,
-        peer: SocketAddr,
+        peer: IpAddr,
+        source: Option<Source>,
     ) -> Client {
         self.open.set(self.open.get() + 1);
         listener.metrics.accepted.inc();
         listener.metrics.open.inc();
         Client {
             stream,
-            // A socket for both families writes IPv4 addresses as IPv6 ones.
-            peer: peer.ip().to_canonical(),
+            peer,
             listener: Arc::clone(listener),
             timer: self.wheel.timer(),
             worker: Rc::clone(self),
+            source,
         }
     }
 }
@@ -262,6 +294,7 @@ fn supervise(index: usize, panics: &IntCounter, mut run: impl FnMut() -> Result<
 
 async fn main(start: &mut Start) -> Result<(), Failure> {
     let worker = Worker::new(start);
+    buffer::set_lent_max(worker.limits.buffer_bytes_max);
     let mut background = JoinSet::new();
     background.spawn_local(tick(Rc::clone(&worker)));
     background.spawn_local(follow(Rc::clone(&worker), Arc::clone(&start.moved)));
@@ -302,6 +335,7 @@ async fn tick(worker: Rc<Worker>) {
         let ticks = elapsed.as_millis() / TICK.as_millis();
         worker.budget.ticks(u32::try_from(ticks - ticks_seen).unwrap_or(u32::MAX));
         ticks_seen = ticks;
+        buffer::show_lent(&worker.metrics.buffer_bytes);
         until_sweep -= 1;
         if until_sweep == 0 {
             until_sweep = SWEEP_TICKS;
@@ -372,8 +406,8 @@ mod tests {
             let metrics = crate::metrics::Metrics::register(&registry).unwrap();
             let bound = listener::bind(&config, 1, &metrics).unwrap();
             let stream = TcpStream::connect(bound.listener.local).await.unwrap();
-            let peer = stream.peer_addr().unwrap();
-            let client = worker.accepted(&bound.listener, stream, peer);
+            let peer = stream.peer_addr().unwrap().ip();
+            let client = worker.accepted(&bound.listener, stream, peer, None);
             let panicking = tokio::task::spawn_local(async move {
                 let _client = client;
                 panic!("a test's panic");

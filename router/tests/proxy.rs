@@ -17,6 +17,8 @@ mod limits;
 mod listeners;
 #[path = "proxy/messages.rs"]
 mod messages;
+#[path = "proxy/overload.rs"]
+mod overload;
 #[path = "proxy/peer.rs"]
 mod peer;
 #[path = "proxy/raw.rs"]

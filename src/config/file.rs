@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -71,6 +72,9 @@ pub(super) struct RouterFile {
     pub(super) connect_timeout: Option<Span>,
     pub(super) header_timeout: Option<Span>,
     pub(super) body_idle_timeout: Option<Span>,
+    pub(super) body_rate_min: Option<Size>,
+    pub(super) body_rate_grace: Option<Span>,
+    pub(super) client_write_timeout: Option<Span>,
     pub(super) keep_alive_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) upstream_idle_timeout: Option<Span>,
@@ -81,6 +85,9 @@ pub(super) struct RouterFile {
     pub(super) headers_max: Option<usize>,
     pub(super) target_bytes_max: Option<Size>,
     pub(super) retries_max: Option<u8>,
+    pub(super) connections_max: Option<NonZeroUsize>,
+    pub(super) connections_per_source_max: Option<NonZeroUsize>,
+    pub(super) buffer_bytes_max: Option<Size>,
 }
 
 #[derive(Debug, Deserialize)]

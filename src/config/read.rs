@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -114,6 +115,9 @@ impl<'a> Reader<'a> {
             connect_timeout: span(file.connect_timeout),
             header_timeout: span(file.header_timeout),
             body_idle_timeout: span(file.body_idle_timeout),
+            body_rate_min: file.body_rate_min.map(|size| u32::try_from(size.0).unwrap_or(u32::MAX)),
+            body_rate_grace: span(file.body_rate_grace),
+            client_write_timeout: span(file.client_write_timeout),
             keep_alive_timeout: span(file.keep_alive_timeout),
             first_byte_timeout: span(file.first_byte_timeout),
             upstream_idle_timeout: span(file.upstream_idle_timeout),
@@ -124,6 +128,9 @@ impl<'a> Reader<'a> {
             headers_max: file.headers_max,
             target_bytes_max: size(file.target_bytes_max),
             retries_max: file.retries_max,
+            connections_max: file.connections_max.map(NonZeroUsize::get),
+            connections_per_source_max: file.connections_per_source_max.map(NonZeroUsize::get),
+            buffer_bytes_max: size(file.buffer_bytes_max),
         })
     }
 

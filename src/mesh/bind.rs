@@ -176,6 +176,8 @@ fn router_config(config: &Config) -> portolan_router::Config {
         (&mut timeouts.connect, set.connect_timeout),
         (&mut timeouts.client_header, set.header_timeout),
         (&mut timeouts.client_body, set.body_idle_timeout),
+        (&mut timeouts.client_body_grace, set.body_rate_grace),
+        (&mut timeouts.client_write, set.client_write_timeout),
         (&mut timeouts.client_idle, set.keep_alive_timeout),
         (&mut timeouts.first_byte, set.first_byte_timeout),
         (&mut timeouts.upstream_idle, set.upstream_idle_timeout),
@@ -189,9 +191,13 @@ fn router_config(config: &Config) -> portolan_router::Config {
         (&mut limits.http.headers_max, set.headers_max),
         (&mut limits.http.target_bytes_max, set.target_bytes_max),
         (&mut limits.retries_max, set.retries_max.map(usize::from)),
+        (&mut limits.connections_max, set.connections_max),
+        (&mut limits.buffer_bytes_max, set.buffer_bytes_max),
     ] {
         *to = from.unwrap_or(*to);
     }
+    limits.body_rate_min = set.body_rate_min.unwrap_or(limits.body_rate_min);
+    limits.connections_per_source_max = set.connections_per_source_max;
     router.workers = set.workers.unwrap_or(router.workers);
     router
 }

@@ -12,6 +12,7 @@ use crate::buffer;
 use crate::h1::{
     BodyFraming, Forward, Limits, Method, Reason, Request, RequestFacts, Scheme, parse_request,
 };
+use crate::shed::Cause;
 use crate::table::{PickError, RouteEntry};
 use crate::worker;
 
@@ -131,6 +132,10 @@ fn choose(
 ) -> Result<(Arc<RouteEntry>, crate::endpoint::InFlight), Refused> {
     let worker = &conn.client.worker;
     let facts = request.facts();
+    if buffer::is_exhausted() {
+        worker.metrics.shed(Cause::Memory);
+        return Err(Refused::Reason(Reason::Overloaded));
+    }
     if facts.max_forwards == Some(0) && matches!(facts.method, Method::Options | Method::Trace) {
         return Err(Refused::LastHop);
     }

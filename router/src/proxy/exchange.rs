@@ -14,6 +14,7 @@ use tracing::debug;
 use super::begin::RequestId;
 use super::download::{Asked, Download, Receiving};
 use super::fault::{Failure, Retry};
+use super::pace::{self, Pace};
 use super::reply::send_error;
 use super::upload::{Sending, Upload};
 use super::{After, Conn};
@@ -39,6 +40,7 @@ pub(super) struct Exchange {
     /// When the whole request has to be over, if its route says so.
     ends: Option<Tick>,
     upload: Upload,
+    pace: Pace,
     download: Download,
     /// The client may have gone; bytes of its next request hide that.
     watch_client: bool,
@@ -65,6 +67,7 @@ impl Exchange {
             retries: 0,
             ends,
             upload,
+            pace: Pace::new(worker.wheel.now()),
             download: Download::new(worker),
             watch_client: true,
         }
@@ -183,9 +186,20 @@ impl Exchange {
             return Poll::Ready(Err(self.gone_reason().into()));
         }
         let (wait, reason) = self.wait(&conn.client.worker, sending, receiving);
+        let paced = match (sending, reason) {
+            (Sending::Over, _) => None,
+            (Sending::Client, Reason::BodyTimeout) => self.body_due(&conn.client.worker),
+            (Sending::Client | Sending::Upstream, _) => {
+                self.pace.blocked(conn.client.worker.wheel.now());
+                None
+            }
+        };
         let timer = &conn.client.timer;
         if std::mem::take(moved) {
             self.start_wait(timer, wait);
+            if let Some(due) = paced {
+                timer.bring_forward(due);
+            }
         }
         if timer.is_due() {
             return Poll::Ready(Err(reason.into()));
@@ -211,13 +225,22 @@ impl Exchange {
             return (timeouts.response_idle, Reason::UpstreamBodyTimeout);
         }
         let awaits_permission = self.facts.expect_continue
-            && !self.upload.has_body_bytes()
+            && self.upload.body_bytes() == 0
             && !self.download.had_interim();
         if sending == Sending::Client && !awaits_permission {
             return (timeouts.client_body, Reason::BodyTimeout);
         }
         let first_byte = self.route.timeouts.first_byte.unwrap_or(timeouts.first_byte);
         (first_byte, Reason::UpstreamTimeout)
+    }
+
+    /// By when more of the request body has to come for it to keep its pace.
+    fn body_due(&mut self, worker: &Worker) -> Option<Tick> {
+        let rule = pace::Rule {
+            bytes_per_s: worker.limits.body_rate_min,
+            grace: worker.timeouts.client_body_grace,
+        };
+        self.pace.due(&rule, self.upload.body_bytes(), worker.wheel.now())
     }
 
     fn start_wait(&self, timer: &Timer, wait: Duration) {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
 
-use crate::buffer::{Buffer, Outbox, TURN_READS_MAX};
+use crate::buffer::{Buffer, Outbox, TURN_READS_MAX, is_scarce};
 use crate::h1::{BodyFraming, BodyState, Limits, Reason};
 
 /// The largest part of a body that is kept to be sent again.
@@ -67,9 +67,9 @@ impl Upload {
         self.is_read() && self.outbox.is_empty() && !self.broken
     }
 
-    /// Whether any of the body has come.
-    pub(super) fn has_body_bytes(&self) -> bool {
-        self.body.content_bytes() > 0
+    /// Bytes of the body that have come, without their framing.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.body.content_bytes()
     }
 
     /// Whether the request can be sent again from its first byte.
@@ -138,7 +138,7 @@ impl Upload {
                     }
                 }
             }
-            self.repeatable &= self.at <= REPLAY_BYTES_MAX;
+            self.repeatable &= self.at <= REPLAY_BYTES_MAX && !(self.at > 0 && is_scarce());
             if !self.repeatable {
                 self.let_go(input);
             }

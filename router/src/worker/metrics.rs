@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::h1::Reason;
 use crate::metrics::Metrics;
+use crate::shed::Cause;
 
 /// Requests, tunnels and TCP connections that ended otherwise than well, by reason and
 /// termination code.
@@ -17,12 +18,18 @@ pub const ACCEPT_ERRORS: &str = "portolan_router_accept_errors_total";
 pub const WORKER_PANICS: &str = "portolan_router_worker_panics_total";
 /// Uses of connections to instances, by kind: opened for the request, or kept from an earlier one.
 pub const UPSTREAM_CONNECTIONS: &str = "portolan_router_upstream_connections_total";
+/// Connections and requests that there was no room for, by cause.
+pub const SHED: &str = "portolan_router_shed_total";
+/// Bytes of buffers that hold something under way, as of the last tenth of a second.
+pub const BUFFER_BYTES: &str = "portolan_router_buffer_bytes";
 
 /// The handles of all workers.
 #[derive(Debug)]
 pub(crate) struct WorkerMetrics {
     terminations: Box<[IntCounter]>,
     local_replies: Box<[IntCounter]>,
+    shed: [IntCounter; Cause::ALL.len()],
+    pub(crate) buffer_bytes: IntGauge,
     pub(crate) accept_errors: IntCounter,
     pub(crate) panics: IntCounter,
     pub(crate) upstream_opened: IntCounter,
@@ -46,6 +53,10 @@ impl WorkerMetrics {
             "Uses of connections to instances.",
             &["kind"],
         )?;
+        let shed = counters(registry, SHED, "Connections and requests without room.", &["cause"])?;
+        let buffer_bytes =
+            IntGauge::new(BUFFER_BYTES, "Bytes of buffers that hold something under way.")?;
+        registry.register(Box::new(buffer_bytes.clone()))?;
         let reasons = Reason::ALL.iter();
         Ok(Arc::new(Self {
             terminations: reasons
@@ -53,6 +64,8 @@ impl WorkerMetrics {
                 .map(|reason| terminations.with_label_values(&[reason.as_str(), reason.code()]))
                 .collect(),
             local_replies: reasons.map(|reason| metrics.local_replies(reason.as_str())).collect(),
+            shed: Cause::ALL.map(|cause| shed.with_label_values(&[cause.as_str()])),
+            buffer_bytes,
             accept_errors: counter(
                 registry,
                 ACCEPT_ERRORS,
@@ -67,6 +80,11 @@ impl WorkerMetrics {
     /// Counts one request, tunnel or TCP connection that ended for `reason`.
     pub(crate) fn ended(&self, reason: Reason) {
         self.terminations[reason as usize].inc();
+    }
+
+    /// Counts one connection or request that there was no room for.
+    pub(crate) fn shed(&self, cause: Cause) {
+        self.shed[cause as usize].inc();
     }
 
     /// Counts one answer of the router itself.

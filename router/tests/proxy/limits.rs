@@ -3,7 +3,7 @@
 use portolan_router::Limits;
 
 use super::instance::Instance;
-use super::peer::{Peer, within};
+use super::peer::within;
 use super::rig::{Rig, route, routed, until, web};
 
 #[tokio::test]
@@ -45,23 +45,6 @@ async fn a_refusal_arrives_although_the_client_goes_on_sending() {
     client.send("POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 20000000\r\n\r\n").await;
     client.send(vec![0; 20_000_000]).await;
     assert_eq!(client.response().await.status(), 413);
-}
-
-#[tokio::test]
-async fn a_worker_accepts_no_more_connections_than_its_limit_until_one_ends() {
-    let instance = Instance::named("a").await;
-    let rig = Rig::with(&web(&[instance.addr]), |config| {
-        config.limits = Limits { connections_max: 2, ..Limits::DEFAULT };
-    });
-    let mut first = rig.client().await;
-    let mut second = rig.client().await;
-    assert_eq!((first.get("/").await.status(), second.get("/").await.status()), (200, 200));
-    let mut third = Peer::connect(rig.http).await;
-    third.send("GET / HTTP/1.1\r\nHost: web.test\r\n\r\n").await;
-    assert!(third.is_silent().await, "it waits in the kernel");
-    drop(first);
-    assert_eq!(third.response().await.text(), "a");
-    assert_eq!(second.get("/").await.text(), "a");
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ async fn a_refused_connection_is_tried_on_another_instance() {
 }
 
 /// Whether a connection gets a reset: a refusal is no empty answer.
-async fn is_reset(rig: &Rig) -> bool {
+pub async fn is_reset(rig: &Rig) -> bool {
     // It may come before the client has noticed that it is connected.
     let Ok(stream) = tokio::net::TcpStream::connect(rig.tcp).await else { return true };
     let (all, in_peace) = Peer::of(stream).rest_or_reset().await;
