@@ -32,7 +32,7 @@ const FORWARD: Forward<'_> = Forward {
     peer_trusted: false,
     scheme: Scheme::Http,
     port: 8080,
-    request_id: "0123456789abcdef0123456789abcdef",
+    request_id: b"0123456789abcdef0123456789abcdef",
     authority_fallback: "127.0.0.1:8080",
 };
 

@@ -21,6 +21,7 @@ mod forward;
 mod head;
 mod limits;
 mod method;
+mod plain;
 mod reason;
 mod reply;
 mod request;

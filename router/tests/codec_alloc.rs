@@ -56,7 +56,7 @@ fn pass_all(scratch: &mut HeadScratch, out: &mut Vec<u8>) {
         peer_trusted: true,
         scheme: Scheme::Http,
         port: 80,
-        request_id: "0123456789abcdefghij",
+        request_id: b"0123456789abcdefghij",
         authority_fallback: "127.0.0.1:80",
     };
     for bytes in REQUESTS {

@@ -19,7 +19,7 @@ pub struct Deliver<'a> {
     /// `Date` if the upstream sent none, as in `Sun, 06 Nov 1994 08:49:37 GMT`.
     pub date: &'a [u8; 29],
     /// `X-Request-Id` to answer with, in place of the upstream's.
-    pub request_id: Option<&'a str>,
+    pub request_id: Option<&'a [u8]>,
 }
 
 /// How the body goes from the upstream to the client.
@@ -153,7 +153,7 @@ impl Response<'_> {
             push_line(out, b"Date", deliver.date);
         }
         if let Some(id) = deliver.request_id {
-            push_line(out, b"X-Request-Id", id.as_bytes());
+            push_line(out, b"X-Request-Id", id);
         }
         out.extend_from_slice(persistence(deliver.request.version, delivery.keep_alive));
     }

@@ -48,58 +48,108 @@ pub(super) enum Field {
 
 const FORWARDED_PREFIX: &[u8; 12] = b"x-forwarded-";
 
+/// Every name that means something, in lower case, but for the rest of `X-Forwarded-*`.
+const KNOWN: &[(&[u8], Field)] = &[
+    (b"te", Field::Te),
+    (b"age", Field::Protected),
+    (b"host", Field::Host),
+    (b"date", Field::Date),
+    (b"vary", Field::Protected),
+    (b"range", Field::Protected),
+    (b"expect", Field::Expect),
+    (b"cookie", Field::Protected),
+    (b"upgrade", Field::Upgrade),
+    (b"trailer", Field::Protected),
+    (b"expires", Field::Protected),
+    (b"warning", Field::Protected),
+    (b"location", Field::Protected),
+    (b"if-match", Field::Protected),
+    (b"if-range", Field::Protected),
+    (b"forwarded", Field::Forwarded),
+    (b"x-real-ip", Field::ForwardedOther),
+    (b"connection", Field::Connection),
+    (b"keep-alive", Field::Hop),
+    (b"set-cookie", Field::Protected),
+    (b"retry-after", Field::Protected),
+    (b"x-request-id", Field::RequestId),
+    (b"max-forwards", Field::MaxForwards),
+    (b"content-type", Field::Protected),
+    (b"authorization", Field::Protected),
+    (b"cache-control", Field::Protected),
+    (b"content-range", Field::Protected),
+    (b"if-none-match", Field::Protected),
+    (b"content-length", Field::ContentLength),
+    (b"http2-settings", Field::Hop),
+    (b"x-forwarded-for", Field::ForwardedFor),
+    (b"proxy-connection", Field::Hop),
+    (b"content-encoding", Field::Protected),
+    (b"www-authenticate", Field::Protected),
+    (b"x-forwarded-host", Field::ForwardedHost),
+    (b"x-forwarded-port", Field::ForwardedPort),
+    (b"transfer-encoding", Field::TransferEncoding),
+    (b"x-forwarded-proto", Field::ForwardedProto),
+    (b"if-modified-since", Field::Protected),
+    (b"proxy-authenticate", Field::Hop),
+    (b"proxy-authorization", Field::Hop),
+    (b"if-unmodified-since", Field::Protected),
+];
+
+const SLOTS: usize = 128;
+
+/// Where in [`KNOWN`] the name of each slot is, plus one; 0 for none.
+const BY_SLOT: [u8; SLOTS] = {
+    let mut slots = [0; SLOTS];
+    let mut index = 0;
+    while index < KNOWN.len() {
+        let slot = slot(KNOWN[index].0);
+        assert!(slots[slot] == 0, "two names share a slot: other factors are needed");
+        index += 1;
+        slots[slot] = index as u8;
+    }
+    slots
+};
+
+/// Whether a name is the known one in any case. A byte and its neighbour by 0x20 are one letter in
+/// two cases, or else one of the two is a control byte, which no name has.
+fn is_same(known: &[u8], name: &[u8]) -> bool {
+    const CASE: u64 = u64::MAX / 255 * 0x20;
+    let differ = |known: &[u8; 8], name: &[u8; 8]| {
+        u64::from_ne_bytes(*known) != u64::from_ne_bytes(*name) | CASE
+    };
+    if known.len() != name.len() {
+        return false;
+    }
+    // Eight bytes at a time, the last eight overlapping.
+    match (known.last_chunk(), name.last_chunk()) {
+        (Some(known_last), Some(name_last)) => {
+            let (known, name) = (known.as_chunks().0, name.as_chunks().0);
+            !differ(known_last, name_last) && !known.iter().zip(name).any(|(a, b)| differ(a, b))
+        }
+        _ => known.iter().zip(name).all(|(known, name)| *known == name | 0x20),
+    }
+}
+
+/// A hash that no two known names share. Length, first and last letter but one tell them apart;
+/// the factors were found by trying.
+const fn slot(name: &[u8]) -> usize {
+    let len = name.len();
+    if len < 2 {
+        return 0;
+    }
+    (len * 185 + (name[0] & 0x1f) as usize * 84 + (name[len - 2] & 0x1f) as usize * 196) % SLOTS
+}
+
 impl Field {
-    /// The field of a name in any case.
+    /// The field of a name in any case. Each header line of each message asks.
     pub(super) fn of(name: &[u8]) -> Field {
-        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        // Length and first letter leave at most three candidates, and none for most names.
-        let first = name.first().map_or(0, u8::to_ascii_lowercase);
-        match (name.len(), first) {
-            (2, b't') if is(b"te") => Field::Te,
-            (3, b'a') if is(b"age") => Field::Protected,
-            (4, b'h') if is(b"host") => Field::Host,
-            (4, b'd') if is(b"date") => Field::Date,
-            (4, b'v') if is(b"vary") => Field::Protected,
-            (5, b'r') if is(b"range") => Field::Protected,
-            (6, b'e') if is(b"expect") => Field::Expect,
-            (6, b'c') if is(b"cookie") => Field::Protected,
-            (7, b'u') if is(b"upgrade") => Field::Upgrade,
-            (7, b't') if is(b"trailer") => Field::Protected,
-            (7, b'e') if is(b"expires") => Field::Protected,
-            (7, b'w') if is(b"warning") => Field::Protected,
-            (8, b'l') if is(b"location") => Field::Protected,
-            (8, b'i') if is(b"if-match") || is(b"if-range") => Field::Protected,
-            (9, b'f') if is(b"forwarded") => Field::Forwarded,
-            (9, b'x') if is(b"x-real-ip") => Field::ForwardedOther,
-            (10, b'c') if is(b"connection") => Field::Connection,
-            (10, b'k') if is(b"keep-alive") => Field::Hop,
-            (10, b's') if is(b"set-cookie") => Field::Protected,
-            (11, b'r') if is(b"retry-after") => Field::Protected,
-            (12, b'x') if is(b"x-request-id") => Field::RequestId,
-            (12, b'm') if is(b"max-forwards") => Field::MaxForwards,
-            (12, b'c') if is(b"content-type") => Field::Protected,
-            (13, b'a') if is(b"authorization") => Field::Protected,
-            (13, b'c') if is(b"cache-control") || is(b"content-range") => Field::Protected,
-            (13, b'i') if is(b"if-none-match") => Field::Protected,
-            (14, b'c') if is(b"content-length") => Field::ContentLength,
-            (14, b'h') if is(b"http2-settings") => Field::Hop,
-            (15, b'x') if is(b"x-forwarded-for") => Field::ForwardedFor,
-            (16, b'p') if is(b"proxy-connection") => Field::Hop,
-            (16, b'c') if is(b"content-encoding") => Field::Protected,
-            (16, b'w') if is(b"www-authenticate") => Field::Protected,
-            (16, b'x') if is(b"x-forwarded-host") => Field::ForwardedHost,
-            (16, b'x') if is(b"x-forwarded-port") => Field::ForwardedPort,
-            (17, b't') if is(b"transfer-encoding") => Field::TransferEncoding,
-            (17, b'x') if is(b"x-forwarded-proto") => Field::ForwardedProto,
-            (17, b'i') if is(b"if-modified-since") => Field::Protected,
-            (18, b'p') if is(b"proxy-authenticate") => Field::Hop,
-            (19, b'p') if is(b"proxy-authorization") => Field::Hop,
-            (19, b'i') if is(b"if-unmodified-since") => Field::Protected,
-            (12.., b'x')
-                if name[..FORWARDED_PREFIX.len()].eq_ignore_ascii_case(FORWARDED_PREFIX) =>
-            {
-                Field::ForwardedOther
+        if let Some(index) = usize::from(BY_SLOT[slot(name)]).checked_sub(1) {
+            let (known, field) = KNOWN[index];
+            if is_same(known, name) {
+                return field;
             }
+        }
+        match name.get(..FORWARDED_PREFIX.len()) {
+            Some(start) if start.eq_ignore_ascii_case(FORWARDED_PREFIX) => Field::ForwardedOther,
             _ => Field::Other,
         }
     }

@@ -38,7 +38,7 @@ pub struct Forward<'a> {
     /// For `X-Forwarded-Port`: the port the client connected to.
     pub port: u16,
     /// For `X-Request-Id`: [`Request::request_id`] or a new one.
-    pub request_id: &'a str,
+    pub request_id: &'a [u8],
     /// For `Host` when an HTTP/1.0 client names none: the address it connected to.
     pub authority_fallback: &'a str,
 }
@@ -103,7 +103,7 @@ impl Request<'_> {
         }
         let out = copier.out();
         self.write_forwarded(forward, &passed, out);
-        push_line(out, b"X-Request-Id", forward.request_id.as_bytes());
+        push_line(out, b"X-Request-Id", forward.request_id);
         self.write_connection(out);
         out.extend_from_slice(b"\r\n");
     }

@@ -42,6 +42,23 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// A line that reads `Name: value` and CRLF, with its name at `at`.
+    pub(super) fn plain(at: usize, name_len: usize, value_len: usize, field: Field) -> Line {
+        let name_end = at + name_len;
+        let value = name_end + ": ".len();
+        let value_end = value + value_len;
+        Line {
+            name: at as u32,
+            name_end: name_end as u32,
+            value: value as u32,
+            value_end: value_end as u32,
+            end: (value_end + "\r\n".len()) as u32,
+            field,
+            plain: true,
+            dropped: false,
+        }
+    }
+
     pub(super) fn name<'a>(&self, head: &'a [u8]) -> &'a [u8] {
         &head[self.name as usize..self.name_end as usize]
     }
@@ -69,11 +86,22 @@ impl HeadScratch {
         HeadScratch::default()
     }
 
-    /// Takes over the lines that httparse found in `head`.
-    pub(super) fn fill(&mut self, head: &[u8], headers: &[httparse::Header<'_>]) {
+    /// Forgets the head of before.
+    pub(super) fn begin(&mut self) {
         self.lines.clear();
         self.options.clear();
         self.folded = false;
+    }
+
+    /// All lines are in, each of them plain; the empty one is at `end`.
+    pub(super) fn end_plain(&mut self, end: usize) {
+        self.end = end;
+        self.ends_in_crlf = true;
+    }
+
+    /// Takes over the lines that httparse found in `head`.
+    pub(super) fn fill(&mut self, head: &[u8], headers: &[httparse::Header<'_>]) {
+        self.begin();
         self.end = head.len() - if head.ends_with(b"\r\n") { 2 } else { 1 };
         let base = head.as_ptr() as usize;
         let start_of = |index: usize| match headers.get(index) {

@@ -20,7 +20,7 @@ pub struct Client<'a> {
     /// The cached `Date`.
     pub date: &'a [u8; 29],
     /// `X-Request-Id`, if there is one.
-    pub request_id: Option<&'a str>,
+    pub request_id: Option<&'a [u8]>,
 }
 
 /// A complete reply with a text body.
@@ -62,7 +62,7 @@ pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\n");
     }
     if let Some(id) = client.request_id {
-        push_line(out, b"X-Request-Id", id.as_bytes());
+        push_line(out, b"X-Request-Id", id);
     }
     let version = client.request.map_or(Version::V11, |request| request.version);
     out.extend_from_slice(persistence(version, client.keep_alive));
@@ -111,7 +111,7 @@ mod tests {
             request: request.map(|request| request.facts()),
             keep_alive,
             date: DATE,
-            request_id: Some("id-1"),
+            request_id: Some(b"id-1"),
         };
         let mut out = Vec::new();
         write_error(reason, &client, &mut out);

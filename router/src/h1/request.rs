@@ -7,6 +7,7 @@ use super::field::{Field, decimal, members};
 use super::head::{HeadScratch, Options, TooManyOptions};
 use super::limits::{HEADERS_HARD_MAX, Limits};
 use super::method::{Method, Upgrade, Version};
+use super::plain::{self, PlainRequest};
 use super::reason::Reason;
 use super::target::{Target, TargetForm, normalise_path, parse_authority};
 use std::mem::MaybeUninit;
@@ -64,27 +65,18 @@ pub fn parse_request<'a>(
 ) -> Result<Option<Request<'a>>, Reason> {
     let Some(start) = skip_line_break(buf)? else { return Ok(None) };
     let window = &buf[start..buf.len().min(start + limits.head_bytes_max)];
-    let mut room = [const { MaybeUninit::uninit() }; HEADERS_HARD_MAX];
-    let room = &mut room[..limits.headers_max.min(HEADERS_HARD_MAX)];
-    let mut parsed = httparse::Request::new(&mut []);
-    let head = match parsed.parse_with_uninit_headers(window, room) {
-        Ok(httparse::Status::Complete(len)) => &window[..len],
-        Ok(httparse::Status::Partial) => return diagnose_size(window, limits).map(|()| None),
-        Err(error) => return Err(diagnose(window, error)),
+    let lines_max = limits.headers_max.min(HEADERS_HARD_MAX);
+    let plain = plain::request(window, lines_max, scratch);
+    let PlainRequest { method, target, minor, len } = match plain {
+        Some(plain) => plain,
+        None => match read_with_care(window, scratch, limits)? {
+            Some(read) => read,
+            None => return Ok(None),
+        },
     };
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
-    else {
-        return Err(Reason::BadRequestLine);
-    };
+    let head = &window[..len];
     if target.len() > limits.target_bytes_max {
         return Err(Reason::UriTooLong);
-    }
-    scratch.fill(head, parsed.headers);
-    if !scratch.ends_in_crlf {
-        return Err(Reason::BadLineEnd);
-    }
-    if !limits.odd_names {
-        scratch.drop_odd_names(head);
     }
     let version = if minor == 0 { Version::V10 } else { Version::V11 };
     let kind = Method::of(method.as_bytes());
@@ -113,6 +105,38 @@ pub fn parse_request<'a>(
         path_changed,
         request_id: fields.request_id,
     }))
+}
+
+/// Reads a head that is not plain, or not complete.
+#[cold]
+#[inline(never)]
+fn read_with_care<'a>(
+    window: &'a [u8],
+    scratch: &mut HeadScratch,
+    limits: &Limits,
+) -> Result<Option<PlainRequest<'a>>, Reason> {
+    let mut room = [const { MaybeUninit::uninit() }; HEADERS_HARD_MAX];
+    let room = &mut room[..limits.headers_max.min(HEADERS_HARD_MAX)];
+    let mut parsed = httparse::Request::new(&mut []);
+    let len = match parsed.parse_with_uninit_headers(window, room) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return diagnose_size(window, limits).map(|()| None),
+        Err(error) => return Err(diagnose(window, error)),
+    };
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(Reason::BadRequestLine);
+    };
+    scratch.fill(&window[..len], parsed.headers);
+    if !scratch.ends_in_crlf {
+        // A target that is too long is the clearer reason.
+        let too_long = target.len() > limits.target_bytes_max;
+        return Err(if too_long { Reason::UriTooLong } else { Reason::BadLineEnd });
+    }
+    if !limits.odd_names {
+        scratch.drop_odd_names(&window[..len]);
+    }
+    Ok(Some(PlainRequest { method, target, minor, len }))
 }
 
 /// Steps over the one line break that old clients send behind a body (RFC 9112 §2.2).

@@ -7,6 +7,7 @@ use super::field::{Field, decimal, members};
 use super::head::{HeadScratch, Options, TooManyOptions};
 use super::limits::{HEADERS_HARD_MAX, Limits};
 use super::method::{Method, Upgrade};
+use super::plain::{self, PlainResponse};
 use super::reason::Reason;
 use super::request::RequestFacts;
 use std::mem::MaybeUninit;
@@ -65,14 +66,41 @@ pub fn parse_response<'a>(
         return Err(Reason::UpstreamBadResponse);
     }
     let window = &buf[..buf.len().min(limits.head_bytes_max)];
+    let lines_max = limits.headers_max.min(HEADERS_HARD_MAX);
+    let plain = plain::response(window, lines_max, scratch);
+    let PlainResponse { status, reason, minor, len } = match plain {
+        Some(plain) => plain,
+        None => match read_with_care(window, scratch, limits)? {
+            Some(read) => read,
+            None => return Ok(None),
+        },
+    };
+    let head = &window[..len];
+    let fields = Fields::gather(scratch, head)?;
+    let (facts, length) = fields.facts(status, minor == 1, request)?;
+    let start = &head[..scratch.start_line_end()];
+    // `HTTP/1.1 200 ` + reason + CRLF, nothing else.
+    let start_as_sent = minor == 1 && start.len() == 15 + reason.len() && start.ends_with(b"\r\n");
+    let (coded, dated) = (fields.coding.others, fields.dated);
+    Ok(Some(Response { scratch, head, facts, reason, start_as_sent, length, coded, dated }))
+}
+
+/// Reads a head that is not plain, or not complete.
+#[cold]
+#[inline(never)]
+fn read_with_care<'a>(
+    window: &'a [u8],
+    scratch: &mut HeadScratch,
+    limits: &Limits,
+) -> Result<Option<PlainResponse<'a>>, Reason> {
     let mut room = [const { MaybeUninit::uninit() }; HEADERS_HARD_MAX];
     let room = &mut room[..limits.headers_max.min(HEADERS_HARD_MAX)];
     let mut parsed = httparse::Response::new(&mut []);
     let mut config = httparse::ParserConfig::default();
     config.allow_spaces_after_header_name_in_responses(true);
     config.allow_obsolete_multiline_headers_in_responses(true);
-    let head = match config.parse_response_with_uninit_headers(&mut parsed, window, room) {
-        Ok(httparse::Status::Complete(len)) => &window[..len],
+    let len = match config.parse_response_with_uninit_headers(&mut parsed, window, room) {
+        Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) if window.len() >= limits.head_bytes_max => {
             return Err(Reason::UpstreamHeadTooLarge);
         }
@@ -83,16 +111,9 @@ pub fn parse_response<'a>(
     let (Some(status @ 100..), Some(minor)) = (parsed.code, parsed.version) else {
         return Err(Reason::UpstreamBadResponse);
     };
-    scratch.fill(head, parsed.headers);
-    scratch.look_for_folds(head);
-    let fields = Fields::gather(scratch, head)?;
-    let (facts, length) = fields.facts(status, minor == 1, request)?;
-    let start = &head[..scratch.start_line_end()];
-    let reason = parsed.reason.unwrap_or_default();
-    // `HTTP/1.1 200 ` + reason + CRLF, nothing else.
-    let start_as_sent = minor == 1 && start.len() == 15 + reason.len() && start.ends_with(b"\r\n");
-    let (coded, dated) = (fields.coding.others, fields.dated);
-    Ok(Some(Response { scratch, head, facts, reason, start_as_sent, length, coded, dated }))
+    scratch.fill(&window[..len], parsed.headers);
+    scratch.look_for_folds(&window[..len]);
+    Ok(Some(PlainResponse { status, reason: parsed.reason.unwrap_or_default(), minor, len }))
 }
 
 /// The transfer codings of a message, in order.

@@ -1,6 +1,7 @@
 //! From the bytes of a request head to a request that can be sent: parse, route, pick. All of
 //! it in one go: no wait, no lock, and nothing borrowed from the table remains.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::Conn;
@@ -33,20 +34,37 @@ impl RequestId {
         }
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// As it is sent.
+    pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Made(id) => std::str::from_utf8(id).expect("hex digits are ASCII"),
-            Self::Kept(id) => id,
+            Self::Made(id) => id,
+            Self::Kept(id) => id.as_bytes(),
         }
     }
 }
 
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+/// The two hex digits of each byte.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
+};
+
 fn hex(value: u128) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(value.to_be_bytes()) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(value.to_be_bytes()) {
+        *pair = HEX[usize::from(byte)];
     }
     digits
 }
@@ -172,7 +190,7 @@ fn write_head(conn: &Conn, request: &Request<'_>, id: &RequestId, head: &mut Vec
         peer_trusted: conn.trusted,
         scheme: Scheme::Http,
         port: local.port(),
-        request_id: id.as_str(),
+        request_id: id.as_bytes(),
         authority_fallback,
     };
     request.write_upstream(&forward, head);

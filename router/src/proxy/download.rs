@@ -34,7 +34,7 @@ pub(super) enum Receiving {
 pub(super) struct Asked<'r> {
     pub(super) worker: &'r Worker,
     pub(super) request: RequestFacts,
-    pub(super) id: &'r str,
+    pub(super) id: &'r [u8],
     /// The connection of the client stays open, as far as the request is concerned.
     pub(super) keep_alive: bool,
     /// The connection to the instance has served a request before.

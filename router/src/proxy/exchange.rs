@@ -165,7 +165,7 @@ impl Exchange {
         let asked = Asked {
             worker: &client.worker,
             request: self.facts,
-            id: self.id.as_str(),
+            id: self.id.as_bytes(),
             // Where a request that was not read would end, nobody knows.
             keep_alive: self.facts.keep_alive
                 && self.upload.is_read()
@@ -325,13 +325,13 @@ impl Exchange {
         self.upload.let_go(&mut conn.input);
         let is_answerable = self.download.facts().is_none() && reason.status() != 499;
         if is_answerable {
-            let (facts, id) = (Some(self.facts), Some(self.id.as_str()));
+            let (facts, id) = (Some(self.facts), Some(&self.id));
             let outbox = &mut self.download.outbox;
             return send_error(conn, reason, facts, id, body_read, outbox).await;
         }
         conn.client.worker.metrics.ended(reason);
         debug!(
-            listener = %conn.client.listener.name, peer = %conn.peer, id = self.id.as_str(),
+            listener = %conn.client.listener.name, peer = %conn.peer, id = %self.id,
             service = %self.picked.service, instance = %self.picked.id,
             reason = reason.as_str(), code = reason.code(), "request cut"
         );

@@ -38,7 +38,7 @@ impl Refusal {
     /// Sends the answer. A request body that was not read ends the connection.
     pub(super) async fn send(self, conn: &mut Conn) -> After {
         let facts = self.request.as_ref().map(|(facts, _)| *facts);
-        let id = self.request.as_ref().map(|(_, id)| id.as_str());
+        let id = self.request.as_ref().map(|(_, id)| id);
         let body_read = facts.is_some_and(|facts| facts.body == BodyFraming::None);
         let mut outbox = Outbox::default();
         match self.reason {
@@ -46,7 +46,8 @@ impl Refusal {
             None => {
                 let keep_alive = keeps_alive(conn, facts, body_read);
                 let date = conn.client.worker.clock.date();
-                let client = h1::Client { request: facts, keep_alive, date: &date, request_id: id };
+                let request_id = id.map(RequestId::as_bytes);
+                let client = h1::Client { request: facts, keep_alive, date: &date, request_id };
                 write_reply(&last_hop(facts), &client, outbox.head());
                 flush(conn, keep_alive, &mut outbox).await
             }
@@ -73,7 +74,7 @@ pub(super) async fn send_error(
     conn: &mut Conn,
     reason: Reason,
     facts: Option<RequestFacts>,
-    id: Option<&str>,
+    id: Option<&RequestId>,
     body_read: bool,
     outbox: &mut Outbox,
 ) -> After {
@@ -81,12 +82,13 @@ pub(super) async fn send_error(
     worker.metrics.ended(reason);
     worker.metrics.replied(reason);
     debug!(
-        listener = %conn.client.listener.name, peer = %conn.peer, id,
+        listener = %conn.client.listener.name, peer = %conn.peer, id = id.map(tracing::field::display),
         reason = reason.as_str(), code = reason.code(), "answered by the router"
     );
     let keep_alive = keeps_alive(conn, facts, body_read);
     let date = worker.clock.date();
-    let client = h1::Client { request: facts, keep_alive, date: &date, request_id: id };
+    let request_id = id.map(RequestId::as_bytes);
+    let client = h1::Client { request: facts, keep_alive, date: &date, request_id };
     write_error(reason, &client, outbox.head());
     flush(conn, keep_alive, outbox).await
 }

@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         peer_trusted: bytes.len() % 2 == 0,
         scheme: Scheme::Http,
         port: 80,
-        request_id: request.request_id().unwrap_or("0123456789abcdefghij"),
+        request_id: request.request_id().map_or(b"0123456789abcdefghij", str::as_bytes),
         authority_fallback: "127.0.0.1:80",
     };
     let mut out = Vec::new();

@@ -25,7 +25,7 @@ fn delivered(
     let head = head.replace('|', "\r\n") + "\r\n\r\n";
     let mut scratch = HeadScratch::new();
     let response = parse_response(head.as_bytes(), &mut scratch, &request, &Limits::DEFAULT);
-    let deliver = Deliver { request, keep_alive, date: DATE, request_id: id };
+    let deliver = Deliver { request, keep_alive, date: DATE, request_id: id.map(str::as_bytes) };
     let mut out = Vec::new();
     let delivery = response.unwrap().unwrap().write_client(&deliver, &mut out)?;
     let text = String::from_utf8_lossy(&out).into_owned();

@@ -10,7 +10,7 @@ const PLAIN: Forward<'_> = Forward {
     peer_trusted: false,
     scheme: Scheme::Http,
     port: 8080,
-    request_id: ID,
+    request_id: ID.as_bytes(),
     authority_fallback: "127.0.0.1:8080",
 };
 
