@@ -6,10 +6,12 @@
 
 mod ledger;
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Cache};
 use portolan_discovery::model::Revision;
+use prometheus::IntCounter;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
@@ -21,6 +23,24 @@ use ledger::{Ledger, Mark};
 struct Published {
     sequence: u64,
     table: Arc<Table>,
+    freed_by_readers: IntCounter,
+}
+
+thread_local! {
+    static READS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says that this thread only ever reads tables: one that is freed by it is counted.
+pub(crate) fn this_thread_reads() {
+    READS.set(true);
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        if READS.get() {
+            self.freed_by_readers.inc();
+        }
+    }
 }
 
 /// Where tables are published and read.
@@ -35,7 +55,8 @@ pub struct TableCell {
 impl TableCell {
     /// A cell with its first table.
     pub fn new(table: Arc<Table>, metrics: &Arc<Metrics>) -> Arc<Self> {
-        let first = Arc::new(Published { sequence: 0, table });
+        let freed_by_readers = metrics.tables_freed_by_workers.clone();
+        let first = Arc::new(Published { sequence: 0, table, freed_by_readers });
         let cell = Arc::new(Self {
             newest: Arc::new(ArcSwap::new(Arc::clone(&first))),
             wake: watch::Sender::new(0),
@@ -51,7 +72,8 @@ impl TableCell {
     pub fn publish(&self, table: Arc<Table>) {
         let mut ledger = self.lock();
         let sequence = ledger.next_sequence();
-        let published = Arc::new(Published { sequence, table });
+        let freed_by_readers = self.metrics.tables_freed_by_workers.clone();
+        let published = Arc::new(Published { sequence, table, freed_by_readers });
         ledger.publish(Arc::clone(&published));
         self.newest.store(published);
         let free = ledger.settle();

@@ -40,6 +40,8 @@ pub const TABLE_AGE: &str = "portolan_table_age_seconds";
 pub const COMPILE_DURATION: &str = "portolan_router_compile_duration_seconds";
 /// Tables published.
 pub const PUBLISHES: &str = "portolan_router_publishes_total";
+/// Old tables that a worker had to free, because it had not moved on for very many of them.
+pub const TABLES_FREED_BY_WORKERS: &str = "portolan_router_tables_freed_by_workers_total";
 /// Records that could not be read or used.
 pub const REJECTED: &str = "portolan_router_rejected_records_total";
 /// Services whose instances are used although they are down.
@@ -120,6 +122,8 @@ pub struct Metrics {
     pub compile_duration: Histogram,
     /// Tables published.
     pub publishes: IntCounter,
+    /// Old tables that a worker had to free: milliseconds that its requests waited.
+    pub tables_freed_by_workers: IntCounter,
     /// Records that could not be read or used.
     pub rejected: IntCounter,
     /// Services whose instances are used although they are down.
@@ -173,6 +177,8 @@ impl Metrics {
             table_age: maker.seconds(TABLE_AGE, "Since the store last confirmed the table.")?,
             compile_duration: maker.compiles()?,
             publishes: maker.counter(PUBLISHES, "Tables published.")?,
+            tables_freed_by_workers: maker
+                .counter(TABLES_FREED_BY_WORKERS, "Old tables that a worker had to free.")?,
             rejected: maker.counter(REJECTED, "Records that could not be read or used.")?,
             panic_services: maker
                 .gauge(PANIC_SERVICES, "Services whose instances are used although down.")?,

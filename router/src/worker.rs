@@ -24,7 +24,7 @@ use tracing::{debug, error};
 
 use crate::balance::{RETRIES_MAX, Tried};
 use crate::buffer;
-use crate::cell::{Reader, TableCell};
+use crate::cell::{self, Reader, TableCell};
 use crate::config::{Config, Limits, Timeouts};
 use crate::deadline::{TICK, Timer, Wheel};
 use crate::drain::{self, Order};
@@ -295,6 +295,7 @@ fn supervise(index: usize, panics: &IntCounter, mut run: impl FnMut() -> Result<
 async fn main(start: &mut Start) -> Result<(), Failure> {
     let worker = Worker::new(start);
     buffer::set_lent_max(worker.limits.buffer_bytes_max);
+    cell::this_thread_reads();
     let mut background = JoinSet::new();
     background.spawn_local(tick(Rc::clone(&worker)));
     background.spawn_local(follow(Rc::clone(&worker), Arc::clone(&start.moved)));

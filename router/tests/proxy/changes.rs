@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use portolan_discovery::model::{Event, RouteName, Weight};
 use tokio::task::JoinSet;
 
 use super::instance::Instance;
 use super::peer::{Peer, within};
-use super::rig::{Rig, draining, instance, until, web, without};
+use super::rig::{
+    Rig, draining, instance, instance_with, route, routed, service, until, web, without,
+};
 
 /// Clients that send GET and POST in turn until they are stopped, and count their responses.
 struct Load {
@@ -135,6 +138,8 @@ async fn no_request_fails_while_the_table_is_replaced_without_pause() {
     assert!(load.end().await >= REQUESTS);
     let newest = rig.router.table().revision();
     within("the last table", rig.router.wait_acked(newest)).await;
+    let freed = rig.metric("portolan_router_tables_freed_by_workers_total", &[]);
+    assert_eq!(freed, 0.0, "a worker freed a table");
 }
 
 #[tokio::test]
@@ -195,4 +200,63 @@ async fn a_request_under_way_keeps_its_draining_instance_counted() {
     release.send_replace(true);
     assert_eq!(client.response().await.text(), "slow");
     until("nothing under way", || under_way() == 0).await;
+}
+
+/// What a table change may be, and nothing of it is about the instance `a` of `web` at `addr` but
+/// its weight.
+fn every_kind(addr: SocketAddr, other: SocketAddr) -> Vec<Vec<Event>> {
+    let weighted = |weight: u16| {
+        instance_with("web", "a", addr, |record| record.weight = Weight(weight.try_into().unwrap()))
+    };
+    let mut special = route("/special", "web");
+    special.name = RouteName::parse("special").unwrap();
+    let mut timed = route("/", "web");
+    timed.timeouts.request = Some(Duration::from_secs(60));
+    vec![
+        vec![instance("web", "b", other)],
+        vec![weighted(7)],
+        vec![draining("web", "b", other)],
+        vec![without("web", "b")],
+        vec![service("web", true)],
+        vec![routed(&special)],
+        vec![routed(&timed)],
+        vec![service("other", true), instance("other", "a", other)],
+        vec![without("other", "a")],
+        vec![weighted(100)],
+    ]
+}
+
+#[tokio::test]
+async fn kept_connections_and_counts_survive_every_kind_of_change() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let instance = Instance::raw(move |mut peer, _| {
+        let mut released = released.clone();
+        async move {
+            while let Some(request) = peer.request().await {
+                if request.start().starts_with("GET /slow") {
+                    released.wait_for(|go| *go).await.unwrap();
+                }
+                peer.send(super::instance::ok("a")).await;
+            }
+        }
+    })
+    .await;
+    let other = Instance::named("a").await;
+    let mut rig = Rig::web(&[instance.addr]);
+    let mut slow = rig.client().await;
+    slow.send("GET /slow HTTP/1.1\r\nHost: web.test\r\n\r\n").await;
+    let mut client = rig.client().await;
+    client.get("/").await;
+    until("both connections", || instance.connections() == 2).await;
+    for change in every_kind(instance.addr, other.addr) {
+        rig.apply_and_wait(&change).await;
+        until("the one request", || rig.in_flight("web") == 1).await;
+        for _ in 0..3 {
+            assert_eq!(client.get("/").await.status(), 200);
+        }
+        assert_eq!(instance.connections(), 2, "{change:?} has cost a kept connection");
+    }
+    release.send_replace(true);
+    assert_eq!(slow.response().await.text(), "a");
+    rig.settled("web").await;
 }

@@ -93,9 +93,13 @@ impl Peer {
     }
 
     pub async fn read(&mut self, count: usize) -> Vec<u8> {
+        within("bytes", self.try_read(count)).await.expect("as many bytes as that")
+    }
+
+    /// So many bytes; none at the end of the connection. Waits for as long as it takes.
+    pub async fn try_read(&mut self, count: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; count];
-        within("bytes", self.0.read_exact(&mut bytes)).await.unwrap();
-        bytes
+        self.0.read_exact(&mut bytes).await.ok().map(|_| bytes)
     }
 
     /// Everything until the other side closes in peace.

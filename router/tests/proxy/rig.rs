@@ -37,9 +37,19 @@ pub fn draining(service: &str, id: &str, addr: SocketAddr) -> Event {
 }
 
 fn instance_in(service: &str, id: &str, addr: SocketAddr, phase: Phase) -> Event {
+    instance_with(service, id, addr, |record| record.phase = phase)
+}
+
+/// A healthy instance at `addr` but for what `change` makes of it.
+pub fn instance_with(
+    service: &str,
+    id: &str,
+    addr: SocketAddr,
+    change: impl FnOnce(&mut Record),
+) -> Event {
     let service = ServiceName::parse(service).unwrap();
     let id = InstanceId::parse(id).unwrap();
-    let record = Record {
+    let mut record = Record {
         service: service.clone(),
         id: id.clone(),
         node: NodeName::parse("here").unwrap(),
@@ -47,11 +57,12 @@ fn instance_in(service: &str, id: &str, addr: SocketAddr, phase: Phase) -> Event
         weight: Weight::DEFAULT,
         health: Health::Up,
         cause: None,
-        phase,
+        phase: Phase::Active,
         origin: Origin::Api,
         since_ms: 0,
         labels: BTreeMap::new(),
     };
+    change(&mut record);
     put(Key::Instance(service, id), encode(&record))
 }
 
