@@ -34,7 +34,7 @@ use portolan_router::h1::{
     parse_request, parse_response,
 };
 use portolan_router::metrics::Metrics;
-use portolan_router::{Compiled, Reader, Table, TableCell, Tried};
+use portolan_router::{Compiled, Reader, RequestView, Table, TableCell, Tried};
 
 /// How far a count may lie above its baseline: 2 %.
 const LIMIT_PER_MILLE: u64 = 1_020;
@@ -98,9 +98,10 @@ fn put_route(name: &str, host: &str, path: &str, service: usize) -> Event {
     let record = Route {
         name: RouteName::parse(name).unwrap(),
         listener: None,
-        rule: Rule::Http(HttpRule { host: host.parse().unwrap(), path: path.parse().unwrap() }),
+        rule: Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap())),
         backends: vec![Backend { service: service_name(service), weight: Weight::DEFAULT }],
         timeouts: RouteTimeouts::default(),
+        rewrite: None,
         body_bytes_max: None,
         created_ms: 0,
         origin: Origin::Api,
@@ -191,7 +192,8 @@ fn route_pick(mut given: Routing) -> Routing {
     for requests in &mut given.tables {
         for host in &requests.hosts {
             let table = requests.reader.table();
-            let entry = table.route(&given.listener, host, "/api/v1/orders/17").unwrap();
+            let entry =
+                table.route(&RequestView::get(&given.listener, host, "/api/v1/orders/17")).unwrap();
             drop(black_box(entry.pick(table, given.random.u64(..), &Tried::none()).unwrap()));
         }
     }

@@ -26,5 +26,8 @@ pub use name::{
 pub use node::{Node, PortRange, RouterAck};
 pub use overrule::{Override, Scope, Word};
 pub use record::{Event, Kv, LeaseId, Revision};
-pub use route::{Backend, Host, HostPattern, HttpRule, PathPattern, Route, RouteTimeouts, Rule};
+pub use route::{
+    Backend, Host, HostPattern, HttpRule, PathPattern, Predicates, Rewrite, Route, RouteTimeouts,
+    Rule,
+};
 pub use service::{Protocol, Service};

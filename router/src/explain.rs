@@ -5,13 +5,14 @@ use std::cmp::Ordering;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use portolan_discovery::model::route::{HeaderName, ParameterName};
 use portolan_discovery::model::{
     HostPattern, InstanceId, ListenerName, Override, PathPattern, Revision, RouteName, ServiceName,
     Weight,
 };
 use portolan_discovery::snapshot::State;
 
-use crate::table::{RouteEntry, ServiceTable, Table};
+use crate::table::{Lack, RequestView, RouteEntry, ServiceTable, Table};
 
 /// The most routes an explanation lists. Those that take the path come first.
 pub const CANDIDATES_MAX: usize = 100;
@@ -49,7 +50,7 @@ pub struct Candidate {
 }
 
 /// What became of a route that was looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It takes the request.
     Wins,
@@ -57,28 +58,56 @@ pub enum Verdict {
     OtherListener,
     /// Its path does not take the request's.
     OtherPath,
+    /// It is for other methods.
+    OtherMethod,
+    /// It asks for a header field that is not there.
+    NoHeader(HeaderName),
+    /// It asks for another value of a header field.
+    OtherHeader(HeaderName),
+    /// It asks for a parameter of the query that is not there.
+    NoParameter(ParameterName),
+    /// It asks for another value of a parameter of the query.
+    OtherParameter(ParameterName),
     /// The winner's host is more specific.
     LessSpecificHost,
     /// The winner's path is more specific: exact, or the longer prefix.
     LessSpecificPath,
+    /// Its path is a regular expression, and the winner's is not.
+    RegexLast,
+    /// Same host and path, but the winner names a method.
+    NoMethod,
+    /// Same host and path, but the winner asks for more header fields.
+    FewerHeaders,
+    /// Same host and path, but the winner asks for more parameters of the query.
+    FewerParameters,
     /// Same host and path, but the winner is bound to the listener.
     NotBound,
-    /// Same rule, but the winner is older, or first by name.
+    /// Equally specific, but the winner is older, or first by name.
     Younger,
 }
 
 impl Verdict {
     /// The verdict in words.
-    pub fn reason(self) -> &'static str {
-        match self {
+    pub fn reason(&self) -> String {
+        let text = match self {
             Self::Wins => "takes the request",
             Self::OtherListener => "is bound to another listener",
             Self::OtherPath => "its path does not match",
+            Self::OtherMethod => "it is for other methods",
+            Self::NoHeader(name) => return format!("there is no header field {name}"),
+            Self::OtherHeader(name) => return format!("the header field {name} has another value"),
+            Self::NoParameter(name) => return format!("the query has no {name}"),
+            Self::OtherParameter(name) => return format!("the query's {name} has another value"),
             Self::LessSpecificHost => "the host of another route is more specific",
             Self::LessSpecificPath => "the path of another route is more specific",
-            Self::NotBound => "another route with this host and path is bound to the listener",
-            Self::Younger => "another route with the same rule is older, or first by name",
-        }
+            Self::RegexLast => "regular expressions come last",
+            Self::NoMethod => "another route with this path names the method",
+            Self::FewerHeaders => "another route with this path asks for more header fields",
+            Self::FewerParameters => "another route with this path asks for more of the query",
+            Self::NotBound => "another route that is as specific is bound to the listener",
+            Self::Younger => "another route that is as specific is older, or first by name",
+        };
+        text.to_owned()
     }
 }
 
@@ -121,13 +150,13 @@ pub struct EndpointView {
 
 impl Table {
     /// Says which route takes a request, why each other one does not, and which instances it
-    /// may go to. `host` and `path` as for [`Table::route`].
-    pub fn explain(&self, listener: &ListenerName, host: &str, path: &str) -> Explanation {
-        let winner = self.route(listener, host, path);
+    /// may go to.
+    pub fn explain(&self, request: &RequestView<'_>) -> Explanation {
+        let winner = self.route(request);
         let mut candidates: Vec<Candidate> = self
-            .rules_for_host(host)
+            .rules_for_host(request.host)
             .into_iter()
-            .map(|entry| candidate(entry, winner, listener, path))
+            .map(|entry| candidate(entry, verdict(entry, winner, request)))
             .collect();
         let found = candidates.len();
         if found > CANDIDATES_MAX {
@@ -135,17 +164,21 @@ impl Table {
             candidates.sort_by_key(|candidate| candidate.verdict == Verdict::OtherPath);
             candidates.truncate(CANDIDATES_MAX);
         }
-        self.explanation(listener, winner, candidates, found)
+        self.explanation(request.listener, winner, candidates, found)
     }
 
     /// The same for a connection of a TCP listener.
     pub fn explain_tcp(&self, listener: &ListenerName) -> Explanation {
         let winner = self.tcp_route(listener);
         let entries = self.tcp_rules(listener);
+        let verdict = |entry: &Arc<RouteEntry>| match winner {
+            Some(winner) if !Arc::ptr_eq(winner, entry) => Verdict::Younger,
+            _ => Verdict::Wins,
+        };
         let candidates = entries
             .iter()
             .take(CANDIDATES_MAX)
-            .map(|entry| candidate(entry, winner, listener, ""))
+            .map(|entry| candidate(entry, verdict(entry)))
             .collect();
         self.explanation(listener, winner, candidates, entries.len())
     }
@@ -197,45 +230,59 @@ fn endpoint_views(service: &ServiceTable) -> Vec<EndpointView> {
         .collect()
 }
 
-fn candidate(
-    entry: &Arc<RouteEntry>,
-    winner: Option<&Arc<RouteEntry>>,
-    listener: &ListenerName,
-    path: &str,
-) -> Candidate {
+fn candidate(entry: &RouteEntry, verdict: Verdict) -> Candidate {
     let rule = entry.http();
     Candidate {
         route: entry.name.clone(),
         host: rule.map(|rule| rule.host.clone()),
         path: rule.map(|rule| rule.path.clone()),
         listener: entry.record().listener.clone(),
-        verdict: verdict(entry, winner, listener, path),
+        verdict,
     }
 }
 
 fn verdict(
     entry: &Arc<RouteEntry>,
     winner: Option<&Arc<RouteEntry>>,
-    listener: &ListenerName,
-    path: &str,
+    request: &RequestView<'_>,
 ) -> Verdict {
-    if !entry.takes_path(path) {
+    if !entry.takes_path(request.path) {
         return Verdict::OtherPath;
     }
-    if !entry.serves(listener) {
+    if !entry.serves(request.listener) {
         return Verdict::OtherListener;
     }
-    // Without a winner no route takes both path and listener.
+    match entry.lacks(request) {
+        None => {}
+        Some(Lack::Method) => return Verdict::OtherMethod,
+        Some(Lack::Header { name, is_there: false }) => return Verdict::NoHeader(name.clone()),
+        Some(Lack::Header { name, .. }) => return Verdict::OtherHeader(name.clone()),
+        Some(Lack::Parameter { name, is_there: false }) => {
+            return Verdict::NoParameter(name.clone());
+        }
+        Some(Lack::Parameter { name, .. }) => return Verdict::OtherParameter(name.clone()),
+    }
+    // Without a winner no route takes the request.
     let Some(winner) = winner.filter(|winner| !Arc::ptr_eq(winner, entry)) else {
         return Verdict::Wins;
     };
     let (Some(ours), Some(theirs)) = (entry.http(), winner.http()) else {
         return Verdict::Younger;
     };
+    let (rank, winners) = (ours.predicates.rank(), theirs.predicates.rank());
+    let is_regex = |path: &PathPattern| matches!(path, PathPattern::Regex(_));
     if ours.host != theirs.host {
         Verdict::LessSpecificHost
-    } else if ours.path != theirs.path {
+    } else if is_regex(&ours.path) && !is_regex(&theirs.path) {
+        Verdict::RegexLast
+    } else if ours.path != theirs.path && !is_regex(&ours.path) {
         Verdict::LessSpecificPath
+    } else if rank.0 != winners.0 {
+        Verdict::NoMethod
+    } else if rank.1 != winners.1 {
+        Verdict::FewerHeaders
+    } else if rank.2 != winners.2 {
+        Verdict::FewerParameters
     } else if entry.record().listener != winner.record().listener {
         Verdict::NotBound
     } else {

@@ -34,5 +34,6 @@ pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanat
 pub use listener::BindError;
 pub use router::{Bound, Router};
 pub use table::{
-    Compiled, Conflict, Member, PickError, Report, RouteEntry, RouteFault, ServiceTable, Table,
+    Compiled, Conflict, Headers, Member, PickError, Report, RequestView, RouteEntry, RouteFault,
+    ServiceTable, Table,
 };

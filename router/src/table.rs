@@ -1,8 +1,8 @@
 //! The route table: immutable, with shared structure, compiled from a snapshot. One change
 //! copies one spine and one host.
 //!
-//! Choosing is a pure function over a borrowed table: [`Table::route`] by listener, host and
-//! path, then [`RouteEntry::pick`] for the endpoint. A request may hold its [`RouteEntry`] and
+//! Choosing is a pure function over a borrowed table: [`Table::route`] by what a
+//! [`RequestView`] says, then [`RouteEntry::pick`] for the endpoint. A request may hold its [`RouteEntry`] and
 //! its endpoint across `.await`, never the table, so what a worker may have to free is one
 //! entry. A retry picks from the newest table: an instance that has begun to drain since is
 //! not picked.
@@ -13,6 +13,7 @@ mod compile;
 mod entry;
 mod hosts;
 mod paths;
+mod request;
 mod service;
 
 use std::sync::Arc;
@@ -26,7 +27,10 @@ use portolan_discovery::snapshot::{Snapshot, State};
 
 pub use compile::{Compiled, Conflict, Report, RouteFault};
 pub use entry::{PickError, RouteEntry};
+pub use request::{Headers, RequestView};
 pub use service::{Member, ServiceTable};
+
+pub(crate) use request::Lack;
 
 use hosts::Hosts;
 use service::ServiceKey;
@@ -77,19 +81,15 @@ impl Table {
         &self.snapshot
     }
 
-    /// The route of a request: `host` lower-case, without port and trailing dot; `path`
-    /// normalised, without query.
+    /// The route of a request.
     ///
-    /// The most specific host that has a matching path wins (exact, then the longest wildcard,
-    /// then any); in one host an exact path, then the longest prefix by segments; for one rule
-    /// the route of this listener before one for all, then the older, then by name.
-    pub fn route(
-        &self,
-        listener: &ListenerName,
-        host: &str,
-        path: &str,
-    ) -> Option<&Arc<RouteEntry>> {
-        self.hosts.find(listener, host, path)
+    /// The most specific host that has a matching rule wins (exact, then the longest wildcard,
+    /// then any); in one host an exact path, then the longest prefix by segments, then regular
+    /// expressions; for one path the rule that names a method, then the one with more header
+    /// fields, then with more parameters; then the route of this listener before one for all,
+    /// the older, the first by name.
+    pub fn route(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+        self.hosts.find(request)
     }
 
     /// The route of every connection of a TCP listener: the oldest, then by name.

@@ -14,7 +14,7 @@ use crate::endpoint::InFlight;
 use crate::h1::Reason;
 use crate::pool;
 use crate::proxy::{connect_fault, costs_budget};
-use crate::table::PickError;
+use crate::table::{PickError, RouteEntry};
 use crate::tunnel::{self, End, Pipe};
 use crate::worker::Client;
 
@@ -72,9 +72,9 @@ async fn open(client: &Client) -> Result<(InFlight, TcpStream, Duration), Reason
         if failed.is_some() {
             picked.metrics.retries.inc();
         }
-        match connect(client, &picked).await {
+        match connect(client, &route, &picked).await {
             Ok(upstream) => {
-                let idle = route.timeouts.idle.unwrap_or(worker.timeouts.tcp_idle);
+                let idle = route.timeouts().tunnel_idle.unwrap_or(worker.timeouts.tcp_idle);
                 return Ok((picked, upstream, idle));
             }
             // We have run out of something: no instance can help.
@@ -93,10 +93,14 @@ async fn open(client: &Client) -> Result<(InFlight, TcpStream, Duration), Reason
 }
 
 /// Opens a connection to the picked instance within the time for it.
-async fn connect(client: &Client, picked: &InFlight) -> Result<TcpStream, Reason> {
+async fn connect(
+    client: &Client,
+    route: &RouteEntry,
+    picked: &InFlight,
+) -> Result<TcpStream, Reason> {
     let worker = &client.worker;
     worker.metrics.upstream_opened.inc();
-    client.timer.start(worker.timeouts.connect);
+    client.timer.start(route.timeouts().connect.unwrap_or(worker.timeouts.connect));
     let mut connecting = pin!(pool::connect(picked.addr));
     poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(connected) => Poll::Ready(connected.map_err(|error| connect_fault(&error))),

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use portolan_router::{TableCell, Tried};
+use portolan_router::{RequestView, TableCell, Tried};
 
 #[path = "table/world.rs"]
 #[expect(dead_code, reason = "one part of it is enough here")]
@@ -77,7 +77,7 @@ fn reading_matching_and_picking_allocate_nothing() {
     let count = allocations(|| {
         for (host, path) in &requests {
             let table = reader.table();
-            let Some(entry) = table.route(&main, host, path) else { continue };
+            let Some(entry) = table.route(&RequestView::get(&main, host, path)) else { continue };
             found += 1;
             let entry = entry.clone();
             let mut tried = Tried::none();

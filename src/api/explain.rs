@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use portolan_discovery::model::ListenerName;
 use portolan_router::h1::{HeadScratch, Limits, parse_request};
-use portolan_router::{EndpointView, Explanation};
+use portolan_router::{EndpointView, Explanation, RequestView};
 
 use super::view::{ExplainCandidate, ExplainInstance, ExplainView};
 use super::{ApiError, ErrorBody, Shared};
@@ -51,7 +51,7 @@ pub(super) async fn explain(
     let listener = asked
         .listener
         .unwrap_or_else(|| ListenerName::parse(ANY_LISTENER).expect("a constant name"));
-    let explanation = context.router.table().explain(&listener, request.host(), request.path());
+    let explanation = context.router.table().explain(&RequestView::of(&listener, &request));
     Ok(Json(view(&asked.method, request.host(), request.path(), explanation)))
 }
 
@@ -139,7 +139,7 @@ fn view(method: &str, host: &str, path: &str, explanation: Explanation) -> Expla
                 route: candidate.route.to_string(),
                 host: candidate.host.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 path: candidate.path.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
-                outcome: candidate.verdict.reason().to_owned(),
+                outcome: candidate.verdict.reason(),
             })
             .collect(),
         instances,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use portolan_discovery::model::route::ValuePattern;
 use portolan_discovery::model::{
     Deployment, DeploymentState, Instance, JobState, JobStatus, Node, Origin, Override, Placement,
-    Release, Route, Rule,
+    Predicates, Release, Route, Rule,
 };
 use portolan_discovery::snapshot::{Member, ServiceEntry, State};
 use serde::{Deserialize, Serialize};
@@ -110,18 +111,71 @@ pub struct RouteView {
     pub host: Option<String>,
     /// The paths, for HTTP.
     pub path: Option<String>,
+    /// The methods; none is every method.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Header fields that a request must have, by name.
+    #[serde(default)]
+    pub headers: BTreeMap<String, MatchView>,
+    /// Parameters that the query must have, by name.
+    #[serde(default)]
+    pub query: BTreeMap<String, MatchView>,
+    /// What is changed in a request on its way; nothing when left out.
+    #[serde(default)]
+    pub rewrite: Option<RewriteView>,
     /// Where it leads, with weights.
     pub backends: Vec<BackendView>,
     /// The largest request body in bytes.
     pub body_bytes_max: Option<u64>,
-    /// Until the first byte of a response, in milliseconds.
+    /// For an instance to accept a connection, in milliseconds; the router's when left out.
+    #[serde(default)]
+    pub connect_timeout_ms: Option<u64>,
+    /// Until the first byte of a response, in milliseconds; the router's when left out.
+    #[serde(default)]
     pub first_byte_timeout_ms: Option<u64>,
-    /// The whole request with its retries, in milliseconds.
+    /// The whole request with its retries, in milliseconds; no limit when left out.
+    #[serde(default)]
     pub request_timeout_ms: Option<u64>,
-    /// Without a byte in a tunnel, in milliseconds.
-    pub idle_timeout_ms: Option<u64>,
+    /// Between two pieces of a body, in milliseconds; the router's when left out.
+    #[serde(default)]
+    pub body_idle_timeout_ms: Option<u64>,
+    /// Without a byte in a tunnel or a TCP connection, in milliseconds; the router's when left
+    /// out.
+    #[serde(default)]
+    pub tunnel_idle_timeout_ms: Option<u64>,
     /// Who made it.
     pub origin: String,
+}
+
+/// What the value of a header field or a parameter has to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum MatchView {
+    /// `true`: any value.
+    Present(bool),
+    /// This text, or `~REGEX`; `=text` for a text that begins with `~` or `=`.
+    Text(String),
+}
+
+impl From<&ValuePattern> for MatchView {
+    fn from(pattern: &ValuePattern) -> Self {
+        match pattern {
+            ValuePattern::Present => Self::Present(true),
+            _ => Self::Text(pattern.to_string()),
+        }
+    }
+}
+
+/// What a route changes in a request on its way to an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewriteView {
+    /// Takes the place of the prefix in the path; `/` takes it away.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Sent as Host.
+    #[serde(default)]
+    pub host: Option<String>,
 }
 
 /// A service that a route leads to.
@@ -352,9 +406,21 @@ pub struct RouteCall {
     /// TCP, it is a TCP route.
     #[serde(default)]
     pub host: Option<String>,
-    /// The paths: `/prefix` or `=/exact`; all by default.
+    /// The paths: `/prefix`, `=/exact` or `~REGEX`; all by default.
     #[serde(default)]
     pub path: Option<String>,
+    /// The methods; none is every method.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Header fields that a request must have, by name.
+    #[serde(default)]
+    pub headers: BTreeMap<String, MatchView>,
+    /// Parameters that the query must have, by name.
+    #[serde(default)]
+    pub query: BTreeMap<String, MatchView>,
+    /// What is changed in a request on its way; nothing when left out.
+    #[serde(default)]
+    pub rewrite: Option<RewriteView>,
     /// `http` (default) or `tcp`.
     #[serde(default)]
     pub kind: Option<String>,
@@ -363,6 +429,22 @@ pub struct RouteCall {
     /// The largest request body in bytes.
     #[serde(default)]
     pub body_bytes_max: Option<u64>,
+    /// For an instance to accept a connection, in milliseconds; the router's when left out.
+    #[serde(default)]
+    pub connect_timeout_ms: Option<u64>,
+    /// Until the first byte of a response, in milliseconds; the router's when left out.
+    #[serde(default)]
+    pub first_byte_timeout_ms: Option<u64>,
+    /// The whole request with its retries, in milliseconds; no limit when left out.
+    #[serde(default)]
+    pub request_timeout_ms: Option<u64>,
+    /// Between two pieces of a body, in milliseconds; the router's when left out.
+    #[serde(default)]
+    pub body_idle_timeout_ms: Option<u64>,
+    /// Without a byte in a tunnel or a TCP connection, in milliseconds; the router's when left
+    /// out.
+    #[serde(default)]
+    pub tunnel_idle_timeout_ms: Option<u64>,
 }
 
 /// A service that is asked for.
@@ -459,10 +541,11 @@ impl From<&Member> for InstanceView {
 
 impl From<&Route> for RouteView {
     fn from(route: &Route) -> Self {
-        let (kind, host, path) = match &route.rule {
-            Rule::Http(rule) => ("http", Some(rule.host.to_string()), Some(rule.path.to_string())),
-            Rule::Tcp => ("tcp", None, None),
+        let (kind, http) = match &route.rule {
+            Rule::Http(rule) => ("http", Some(rule)),
+            Rule::Tcp => ("tcp", None),
         };
+        let predicates = http.map_or(&Predicates::NONE, |rule| &rule.predicates);
         let backend = |b: &portolan_discovery::model::Backend| BackendView {
             service: b.service.to_string(),
             weight: b.weight.0.get(),
@@ -471,13 +554,22 @@ impl From<&Route> for RouteView {
             name: route.name.to_string(),
             listener: route.listener.as_ref().map(ToString::to_string),
             kind: kind.to_owned(),
-            host,
-            path,
+            host: http.map(|rule| rule.host.to_string()),
+            path: http.map(|rule| rule.path.to_string()),
+            methods: predicates.methods().iter().map(ToString::to_string).collect(),
+            headers: predicates.headers().iter().map(|(n, v)| (n.to_string(), v.into())).collect(),
+            query: predicates.query().iter().map(|(n, v)| (n.to_string(), v.into())).collect(),
+            rewrite: route.rewrite.as_ref().map(|rewrite| RewriteView {
+                prefix: rewrite.prefix.as_ref().map(ToString::to_string),
+                host: rewrite.host.as_ref().map(ToString::to_string),
+            }),
             backends: route.backends.iter().map(backend).collect(),
             body_bytes_max: route.body_bytes_max,
+            connect_timeout_ms: millis(route.timeouts.connect),
             first_byte_timeout_ms: millis(route.timeouts.first_byte),
             request_timeout_ms: millis(route.timeouts.request),
-            idle_timeout_ms: millis(route.timeouts.idle),
+            body_idle_timeout_ms: millis(route.timeouts.body_idle),
+            tunnel_idle_timeout_ms: millis(route.timeouts.tunnel_idle),
             origin: origin(&route.origin),
         }
     }

@@ -1,21 +1,24 @@
 //! The calls that write, each through one of the controller's commands.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use portolan_discovery::model::route::{Matches, PredicateError, Predicates, ValuePattern};
 use portolan_discovery::model::{
     App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key, Origin, Override,
-    Phase, ProcessName, Protocol, Release, ReleaseId, Route, RouteName, RouteTimeouts, Rule, Scope,
-    Service, ServiceName, Weight, Word, record,
+    Phase, ProcessName, Protocol, Release, ReleaseId, Rewrite, Route, RouteName, RouteTimeouts,
+    Rule, Scope, Service, ServiceName, Weight, Word, record,
 };
 use portolan_discovery::store::Store;
 
 use super::error::{Body, Path};
 use super::view::{
-    BackendView, DeployCall, DeploymentView, DoneView, InstanceCall, OverrideView, RollbackCall,
-    RouteCall, ScaleCall, ServiceCall,
+    BackendView, DeployCall, DeploymentView, DoneView, InstanceCall, MatchView, OverrideView,
+    RewriteView, RollbackCall, RouteCall, ScaleCall, ServiceCall,
 };
 use super::{ApiError, ErrorBody, Shared};
 use crate::controller::commands::{Committed, DeployRequest, Deployed, PROGRESS_DEADLINE};
@@ -125,30 +128,76 @@ pub(super) async fn put_route(
     Path(name): Path<RouteName>,
     Body(call): Body<RouteCall>,
 ) -> Done {
+    let route = route_record(name, &call)?;
+    Ok(done(&context.commands.put_route(route).await?))
+}
+
+/// The record of the route that a call asks for.
+fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
+    let predicates = predicates(call)?;
+    let is_http = call.host.is_some() || call.path.is_some() || !predicates.is_empty();
     let rule = match protocol(call.kind.as_deref())? {
         Protocol::Http => Rule::Http(HttpRule {
             host: parsed(call.host.as_deref().unwrap_or("*"), "")?,
             path: parsed(call.path.as_deref().unwrap_or("/"), "")?,
+            predicates,
         }),
-        Protocol::Tcp if call.host.is_none() && call.path.is_none() => Rule::Tcp,
+        Protocol::Tcp if !is_http => Rule::Tcp,
         Protocol::Tcp => {
-            return Err(ApiError::invalid("a TCP route has neither host nor path", "remove them"));
+            let error = "a TCP route has no host, path, methods, headers or query";
+            return Err(ApiError::invalid(error, "remove them"));
         }
     };
     let backend = |view: &BackendView| {
         Ok(Backend { service: parsed(&view.service, "")?, weight: weight(view.weight)? })
     };
-    let route = Route {
+    Ok(Route {
         name,
         listener: call.listener.as_deref().map(|name| parsed(name, "")).transpose()?,
         rule,
         backends: call.backends.iter().map(backend).collect::<Result<_, ApiError>>()?,
-        timeouts: RouteTimeouts::default(),
+        timeouts: RouteTimeouts {
+            connect: call.connect_timeout_ms.map(Duration::from_millis),
+            first_byte: call.first_byte_timeout_ms.map(Duration::from_millis),
+            request: call.request_timeout_ms.map(Duration::from_millis),
+            body_idle: call.body_idle_timeout_ms.map(Duration::from_millis),
+            tunnel_idle: call.tunnel_idle_timeout_ms.map(Duration::from_millis),
+        },
+        rewrite: call.rewrite.as_ref().map(rewrite).transpose()?,
         body_bytes_max: call.body_bytes_max,
         origin: Origin::Api,
         created_ms: 0,
-    };
-    Ok(done(&context.commands.put_route(route).await?))
+    })
+}
+
+fn rewrite(view: &RewriteView) -> Result<Box<Rewrite>, ApiError> {
+    let prefix = view.prefix.as_deref().map(|text| parsed(text, "")).transpose()?;
+    let host = view.host.as_deref().map(|text| parsed(text, "")).transpose()?;
+    Ok(Box::new(Rewrite { prefix, host }))
+}
+
+fn predicates(call: &RouteCall) -> Result<Predicates, ApiError> {
+    let invalid = |error: PredicateError| ApiError::invalid(error, "");
+    let methods = call.methods.iter().map(|name| parsed(name, "")).collect::<Result<_, _>>()?;
+    Predicates::new(methods, matches(&call.headers)?, matches(&call.query)?).map_err(invalid)
+}
+
+fn matches<N: FromStr<Err = PredicateError> + Ord + Display>(
+    views: &BTreeMap<String, MatchView>,
+) -> Result<Matches<N>, ApiError> {
+    let pairs = views.iter().map(|(name, view)| {
+        let value = match view {
+            MatchView::Present(true) => ValuePattern::Present,
+            MatchView::Present(false) => {
+                let hint = "expected a text, \"~REGEX\", or true for any value";
+                return Err(ApiError::invalid(format!("{name} is false"), hint));
+            }
+            MatchView::Text(text) => parsed(text, "")?,
+        };
+        Ok((parsed(name, "")?, value))
+    });
+    let pairs = pairs.collect::<Result<Vec<(N, ValuePattern)>, ApiError>>()?;
+    Matches::new(pairs).map_err(|error| ApiError::invalid(error, ""))
 }
 
 /// Deletes a route that a call made.

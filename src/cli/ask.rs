@@ -6,8 +6,8 @@ use super::Failure;
 use super::client::Client;
 use super::table::{self, ago, counts, or_dash, say};
 use crate::api::view::{
-    AppView, DeploymentView, EventView, ExplainView, InstanceView, JobView, LogView, NodeView,
-    ReleaseView, RouteView, ServiceView, StatusView,
+    AppView, DeploymentView, EventView, ExplainView, InstanceView, JobView, LogView, MatchView,
+    NodeView, ReleaseView, RouteView, ServiceView, StatusView,
 };
 use crate::clock;
 
@@ -133,14 +133,30 @@ pub(super) async fn routes(client: &Client, json: bool) -> Result<(), Failure> {
                 or_dash(view.listener.as_ref()),
                 or_dash(view.host.as_ref()),
                 or_dash(view.path.as_ref()),
+                asked(view),
                 backends.join(" "),
                 view.name.clone(),
                 view.origin.clone(),
             ]
         })
         .collect();
-    table::print(["LISTENER", "HOST", "PATH", "LEADS TO", "NAME", "FROM"], &rows);
+    table::print(["LISTENER", "HOST", "PATH", "ASKS", "LEADS TO", "NAME", "FROM"], &rows);
     Ok(())
+}
+
+/// What a route asks beside host and path, as `GET|POST x-env=canary ?v=~^2`.
+fn asked(view: &RouteView) -> String {
+    let value = |view: &MatchView| match view {
+        MatchView::Present(_) => String::new(),
+        MatchView::Text(text) => format!("={text}"),
+    };
+    let mut words = Vec::new();
+    if !view.methods.is_empty() {
+        words.push(view.methods.join("|"));
+    }
+    words.extend(view.headers.iter().map(|(name, view)| format!("{name}{}", value(view))));
+    words.extend(view.query.iter().map(|(name, view)| format!("?{name}{}", value(view))));
+    if words.is_empty() { "-".to_owned() } else { words.join(" ") }
 }
 
 pub(super) async fn explain(

@@ -8,9 +8,12 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use portolan_agent::register::file::{CheckFile, ServiceFile};
+use portolan_discovery::model::route::{
+    HeaderName, Matches, MethodName, ParameterName, PathPrefix,
+};
 use portolan_discovery::model::{
-    AppName, HostPattern, ListenerName, NodeName, PathPattern, ProcessName, Protocol, RouteName,
-    ServiceName, Weight,
+    AppName, Host, HostPattern, ListenerName, NodeName, PathPattern, ProcessName, Protocol,
+    RouteName, ServiceName, Weight,
 };
 use serde::Deserialize;
 use toml::Spanned;
@@ -139,10 +142,26 @@ pub(super) struct RouteFile {
     pub(super) path: Option<PathPattern>,
     pub(super) service: Option<ServiceName>,
     pub(super) backends: Option<Vec<BackendFile>>,
+    #[serde(default)]
+    pub(super) methods: Vec<MethodName>,
+    #[serde(default)]
+    pub(super) headers: Matches<HeaderName>,
+    #[serde(default)]
+    pub(super) query: Matches<ParameterName>,
+    pub(super) rewrite: Option<Spanned<RewriteFile>>,
+    pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) request_timeout: Option<Span>,
-    pub(super) idle_timeout: Option<Span>,
+    pub(super) body_idle_timeout: Option<Span>,
+    pub(super) tunnel_idle_timeout: Option<Span>,
     pub(super) body_max: Option<Size>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RewriteFile {
+    pub(super) prefix: Option<PathPrefix>,
+    pub(super) host: Option<Host>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,7 @@
 //! From the file's sections to a [`Config`]: defaults, references and clashes.
 
+mod route;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -8,16 +10,13 @@ use std::path::{Path, PathBuf};
 
 use portolan_agent::register::Declared;
 use portolan_agent::register::file::ServiceFile;
-use portolan_discovery::model::{
-    Backend, HostPattern, HttpRule, JobSpec, ListenerName, NodeName, Origin, PathPattern,
-    PortRange, ProcessName, Protocol, Resources, Route, RouteName, RouteTimeouts, Rule, Weight,
-};
+use portolan_discovery::model::{JobSpec, NodeName, Origin, PortRange, ProcessName, Resources};
 use portolan_dns::ZoneName;
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
 use super::file::{
-    AdminFile, AppFile, DnsFile, File, ListenerFile, NodeFile, ProcessFile, RouteFile, RouterFile,
+    AdminFile, AppFile, DnsFile, File, ListenerFile, NodeFile, ProcessFile, RouterFile,
 };
 use super::value::{Size, Span};
 use super::{
@@ -274,107 +273,6 @@ impl<'a> Reader<'a> {
         Ok(services.into_iter().map(|(declared, _)| declared).collect())
     }
 
-    fn routes(
-        &self,
-        files: Vec<Spanned<RouteFile>>,
-        listeners: &[(Listener, Range<usize>)],
-        node: &NodeName,
-    ) -> Result<Vec<Route>, ConfigError> {
-        let mut routes: Vec<(Route, usize)> = Vec::new();
-        for file in files {
-            let place = file.span();
-            let route = Route {
-                origin: Origin::Config(node.clone()),
-                ..self.route(file.into_inner(), &place, listeners)?
-            };
-            let line = self.source.line(place.start);
-            for (other, first) in &routes {
-                let what = if other.listener == route.listener && other.rule == route.rule {
-                    format!("the route takes the same requests as the one at line {first}")
-                } else if other.name == route.name {
-                    format!("route \"{}\" is there already, at line {first}", route.name)
-                } else {
-                    continue;
-                };
-                return Err(self.source.at(
-                    place,
-                    what,
-                    "change its name, host, path or listener, or give one route several backends",
-                ));
-            }
-            routes.push((route, line));
-        }
-        Ok(routes.into_iter().map(|(route, _)| route).collect())
-    }
-
-    fn route(
-        &self,
-        file: RouteFile,
-        place: &Range<usize>,
-        listeners: &[(Listener, Range<usize>)],
-    ) -> Result<Route, ConfigError> {
-        let protocol = match &file.listener {
-            None => Protocol::Http,
-            Some(name) => {
-                let known = listeners.iter().find(|(listener, _)| listener.name == *name.get_ref());
-                let names: Vec<_> = listeners.iter().map(|(l, _)| l.name.as_str()).collect();
-                known.map(|(listener, _)| listener.protocol).ok_or_else(|| {
-                    self.source.at(
-                        name.span(),
-                        format!("there is no listener \"{}\"", name.get_ref()),
-                        format!("expected one of: {}", names.join(", ")),
-                    )
-                })?
-            }
-        };
-        let backends = match (file.service, file.backends) {
-            (Some(service), None) => vec![Backend { service, weight: Weight::DEFAULT }],
-            (None, Some(backends)) if !backends.is_empty() => backends
-                .into_iter()
-                .map(|backend| Backend { service: backend.service, weight: backend.weight })
-                .collect(),
-            _ => {
-                return Err(self.source.at(
-                    place.clone(),
-                    "the route does not say where it leads".to_owned(),
-                    "expected either service = \"NAME\" or backends = [{ service = \"NAME\", weight = 100 }, …]",
-                ));
-            }
-        };
-        let rule = match protocol {
-            Protocol::Http => Rule::Http(HttpRule {
-                host: file.host.unwrap_or(HostPattern::Any),
-                path: file.path.unwrap_or_else(PathPattern::all),
-            }),
-            Protocol::Tcp if file.host.is_none() && file.path.is_none() => Rule::Tcp,
-            Protocol::Tcp => {
-                return Err(self.source.at(
-                    place.clone(),
-                    "a route of a TCP listener has neither host nor path".to_owned(),
-                    "remove them, or name an HTTP listener",
-                ));
-            }
-        };
-        let listener = file.listener.map(Spanned::into_inner);
-        Ok(Route {
-            name: match file.name {
-                Some(name) => name,
-                None => route_name(listener.as_ref(), &rule),
-            },
-            listener,
-            rule,
-            backends,
-            timeouts: RouteTimeouts {
-                first_byte: file.first_byte_timeout.map(|span| span.0),
-                request: file.request_timeout.map(|span| span.0),
-                idle: file.idle_timeout.map(|span| span.0),
-            },
-            body_bytes_max: file.body_max.map(|size| size.0),
-            origin: Origin::Api,
-            created_ms: 0,
-        })
-    }
-
     fn apps(&self, files: Vec<Spanned<AppFile>>) -> Result<Vec<AppDeclaration>, ConfigError> {
         let mut apps: Vec<(AppDeclaration, usize)> = Vec::new();
         for file in files {
@@ -489,35 +387,6 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0
         && a.port() == b.port()
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
-}
-
-/// A name for a route that has none, the same for the same rule.
-fn route_name(listener: Option<&ListenerName>, rule: &Rule) -> RouteName {
-    let text = match rule {
-        Rule::Http(rule) => format!("{}{}", rule.host, rule.path),
-        Rule::Tcp => "tcp".to_owned(),
-    };
-    let listener = listener.map_or("", ListenerName::as_str);
-    let mut label: String = format!("{listener}-{text}")
-        .replace('*', "any")
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .take(50)
-        .collect();
-    while label.contains("--") {
-        label = label.replace("--", "-");
-    }
-    // Different rules can give the same letters; the sum tells them apart.
-    let sum = u32::from_be_bytes(digest(&format!("{listener} {text}")));
-    let label = label.trim_matches('-');
-    let name = if label.is_empty() { format!("r-{sum:08x}") } else { format!("{label}-{sum:08x}") };
-    RouteName::parse(&name).expect("letters, digits and inner hyphens, at most 59")
-}
-
-fn digest(text: &str) -> [u8; 4] {
-    use sha2::Digest;
-    let sum = sha2::Sha256::digest(text.as_bytes());
-    [sum[0], sum[1], sum[2], sum[3]]
 }
 
 fn host_name() -> Option<NodeName> {

@@ -168,6 +168,47 @@ fn what_is_wrong_is_told_with_line_and_accepted_values() {
             &["takes the same requests as the one at line 3"],
         ),
         (
+            "[[routes]]\npath = \"~^/(\"\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["^/(", "unclosed group"],
+        ),
+        (
+            "[[routes]]\nmethods = [\"GET\", \"post\"]\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["\"post\" is no method", "capitals"],
+        ),
+        (
+            "[[routes]]\nheaders = { x-a = \"1\", X-A = \"2\" }\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["x-a is named twice"],
+        ),
+        (
+            "[[routes]]\nquery = { v = false }\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["true for any value"],
+        ),
+        (
+            "[[routes]]\nrewrite = { prefx = \"/\" }\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["unknown field `prefx`", "`prefix`"],
+        ),
+        (
+            "[[routes]]\npath = \"=/a\"\nrewrite = { prefix = \"/\" }\nservice = \"a\"\n".to_owned(),
+            "p.toml:5:",
+            &["only the prefix", "{ host = "],
+        ),
+        (
+            "[[routes]]\nidle_timeout = \"1s\"\nservice = \"a\"\n".to_owned(),
+            "p.toml:4:",
+            &["unknown field `idle_timeout`", "`tunnel_idle_timeout`"],
+        ),
+        (
+            "[[routes]]\nmethods = [\"GET\"]\nservice = \"a\"\n[[routes]]\nmethods = [\"GET\", \"GET\"]\nservice = \"b\"\n"
+                .to_owned(),
+            "p.toml:6:",
+            &["takes the same requests as the one at line 3"],
+        ),
+        (
             format!("{listener}[[routes]]\nlistener = \"wbe\"\nservice = \"a\"\n"),
             "p.toml:7:",
             &["no listener \"wbe\"", "expected one of: web"],
@@ -204,6 +245,40 @@ fn what_is_wrong_is_told_with_line_and_accepted_values() {
 }
 
 #[test]
+fn a_route_may_ask_and_change_more_than_host_and_path() {
+    let text = r#"
+[[routes]]
+path = "/shop"
+methods = ["POST", "GET"]
+headers = { X-Env = "canary", x-debug = true }
+query = { v = "~^[12]$" }
+rewrite = { prefix = "/", host = "inner.test" }
+connect_timeout = "1s"
+body_idle_timeout = "2s"
+tunnel_idle_timeout = "3s"
+service = "shop"
+
+[[routes]]
+path = "/shop"
+service = "shop"
+"#;
+    let config = Config::parse(Path::new("p.toml"), text).unwrap();
+    let [asking, plain] = &config.routes[..] else { panic!("{:?}", config.routes) };
+    let Rule::Http(rule) = &asking.rule else { panic!("{asking:?}") };
+    let asked = serde_json::to_string(&rule.predicates).unwrap();
+    assert_eq!(
+        asked,
+        r#"{"methods":["GET","POST"],"headers":{"x-debug":true,"x-env":"canary"},"query":{"v":"~^[12]$"}}"#
+    );
+    let rewrite = serde_json::to_string(&asking.rewrite).unwrap();
+    assert_eq!(rewrite, r#"{"prefix":"/","host":"inner.test"}"#);
+    let waits = [asking.timeouts.connect, asking.timeouts.body_idle, asking.timeouts.tunnel_idle];
+    assert_eq!(waits, [1, 2, 3].map(|s| Some(Duration::from_secs(s))));
+    assert_ne!(asking.name, plain.name, "what is asked is a part of the name");
+    assert!(plain.rewrite.is_none());
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nowhere/p.toml")).unwrap_err().to_string();
     assert!(error.starts_with("/nowhere/p.toml: cannot read"), "{error}");
@@ -237,7 +312,8 @@ fn the_reference_names_each_key() {
             table => format!("{table}\n{} = 1979-05-27\n", setting.key),
         };
         let error = error(&text);
-        assert!(!error.contains("unknown field"), "{}.{}: {error}", setting.table, setting.key);
+        let unknown = format!("unknown field `{}`", setting.key);
+        assert!(!error.contains(&unknown), "{}.{}: {error}", setting.table, setting.key);
     }
 }
 

@@ -214,12 +214,13 @@ mod tests {
         Route {
             name: RouteName::parse(name).unwrap(),
             listener: None,
-            rule: Rule::Http(HttpRule { host: host.parse().unwrap(), path: PathPattern::all() }),
+            rule: Rule::Http(HttpRule::new(host.parse().unwrap(), PathPattern::all())),
             backends: vec![Backend {
                 service: ServiceName::parse("web").unwrap(),
                 weight: Weight::DEFAULT,
             }],
             timeouts: RouteTimeouts::default(),
+            rewrite: None,
             body_bytes_max: None,
             origin,
             created_ms: 7,

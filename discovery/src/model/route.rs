@@ -1,189 +1,35 @@
 //! Routes: rules that lead from a listener to services.
 
-use std::fmt;
-use std::str::FromStr;
+mod host;
+mod path;
+mod pattern;
+mod predicate;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{ListenerName, Origin, RouteName, ServiceName, Weight, millis};
 
-/// RFC 1035 §2.3.4: a name has at most 255 octets, 253 as text.
-pub const HOST_BYTES_MAX: usize = 253;
-/// The longest path of a rule, in bytes.
-pub const PATH_BYTES_MAX: usize = 1024;
-
-/// A host as requests name it: lower-case, no port, no trailing dot.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Host(String);
-
-/// Why a text is not a host or a pattern of hosts.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no host: expected a name such as www.example.org, *.example.org, or * for any")]
-pub struct HostError(pub String);
-
-impl Host {
-    /// Lower-cases `text` and checks that it is a name or an IP address, without a port.
-    pub fn parse(text: &str) -> Result<Self, HostError> {
-        let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        if is_bracketed_v6(&lower) || is_name(&lower) {
-            Ok(Self(lower))
-        } else {
-            Err(HostError(text.to_owned()))
-        }
-    }
-
-    /// The host as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-fn is_bracketed_v6(text: &str) -> bool {
-    text.strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
-}
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= HOST_BYTES_MAX
-        && text.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= super::name::NAME_BYTES_MAX
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        })
-}
-
-/// Which hosts a route is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum HostPattern {
-    /// Every host that no other pattern takes: `*`.
-    Any,
-    /// One host.
-    Exact(Host),
-    /// Every host that ends in `.` and this, at any depth: `*.example.org`.
-    Wildcard(Host),
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("*"),
-            Self::Exact(host) => f.write_str(&host.0),
-            Self::Wildcard(host) => write!(f, "*.{}", host.0),
-        }
-    }
-}
-
-impl FromStr for HostPattern {
-    type Err = HostError;
-
-    fn from_str(text: &str) -> Result<Self, HostError> {
-        match text.strip_prefix("*.") {
-            _ if text == "*" => Ok(Self::Any),
-            Some(suffix) => {
-                Ok(Self::Wildcard(Host::parse(suffix).map_err(|_| HostError(text.to_owned()))?))
-            }
-            None => Ok(Self::Exact(Host::parse(text)?)),
-        }
-    }
-}
-
-impl TryFrom<String> for HostPattern {
-    type Error = HostError;
-    fn try_from(text: String) -> Result<Self, HostError> {
-        text.parse()
-    }
-}
-
-impl From<HostPattern> for String {
-    fn from(pattern: HostPattern) -> String {
-        pattern.to_string()
-    }
-}
-
-/// Which paths a route is for. Compared with the normalised path of the request.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum PathPattern {
-    /// This path and no other: `=/login`.
-    Exact(String),
-    /// This path and all below it, by whole segments: `/api` takes `/api` and `/api/x` but not
-    /// `/apis`. Has no trailing slash; `/` takes every path.
-    Prefix(String),
-}
-
-/// Why a text is not a path pattern.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "\"{0}\" is no path: expected a prefix such as /api, or =/login for one exact path, in visible ASCII without ? # * or empty, . and .. segments"
-)]
-pub struct PathError(pub String);
-
-impl PathPattern {
-    /// Every path.
-    pub fn all() -> Self {
-        Self::Prefix("/".to_owned())
-    }
-
-    /// The path without the sign for exact ones.
-    pub fn path(&self) -> &str {
-        match self {
-            Self::Exact(path) | Self::Prefix(path) => path,
-        }
-    }
-}
-
-impl fmt::Display for PathPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(path) => write!(f, "={path}"),
-            Self::Prefix(path) => f.write_str(path),
-        }
-    }
-}
-
-impl FromStr for PathPattern {
-    type Err = PathError;
-
-    fn from_str(text: &str) -> Result<Self, PathError> {
-        let (exact, path) = match text.strip_prefix('=') {
-            Some(path) => (true, path),
-            None => (false, text),
-        };
-        let path = if exact || path == "/" { path } else { path.strip_suffix('/').unwrap_or(path) };
-        let segments_fit = path == "/"
-            || path.strip_prefix('/').is_some_and(|rest| {
-                let rest = if exact { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
-                rest.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
-            });
-        let bytes_fit =
-            path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'*'));
-        if !segments_fit || !bytes_fit || text.contains("//") || path.len() > PATH_BYTES_MAX {
-            return Err(PathError(text.to_owned()));
-        }
-        Ok(if exact { Self::Exact(path.to_owned()) } else { Self::Prefix(path.to_owned()) })
-    }
-}
-
-impl TryFrom<String> for PathPattern {
-    type Error = PathError;
-    fn try_from(text: String) -> Result<Self, PathError> {
-        text.parse()
-    }
-}
-
-impl From<PathPattern> for String {
-    fn from(pattern: PathPattern) -> String {
-        pattern.to_string()
-    }
-}
+pub use host::{HOST_BYTES_MAX, Host, HostError, HostPattern};
+pub use path::{PATH_BYTES_MAX, PathError, PathPattern, PathPrefix, PrefixError};
+pub use pattern::{Pattern, PatternError, REGEX_BYTES_MAX, REGEX_PROGRAM_BYTES_MAX};
+pub use predicate::{
+    HeaderName, MATCH_NAME_BYTES_MAX, MATCH_VALUE_BYTES_MAX, MATCHES_MAX, METHODS_MAX, Matches,
+    MethodName, ParameterName, PredicateError, Predicates, ValuePattern,
+};
 
 /// The waits of one route; `None` takes the router's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteTimeouts {
+    /// For an instance to accept a connection.
+    #[serde(
+        default,
+        with = "millis::option",
+        rename = "connect_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub connect: Option<Duration>,
     /// Until the first byte of the response.
     #[serde(
         default,
@@ -200,14 +46,24 @@ pub struct RouteTimeouts {
         skip_serializing_if = "Option::is_none"
     )]
     pub request: Option<Duration>,
-    /// Without a byte in either direction of a tunnel or a TCP connection.
+    /// Between two pieces of a body, the request's or the response's.
     #[serde(
         default,
         with = "millis::option",
-        rename = "idle_ms",
+        rename = "body_idle_ms",
         skip_serializing_if = "Option::is_none"
     )]
-    pub idle: Option<Duration>,
+    pub body_idle: Option<Duration>,
+    /// Without a byte in either direction of an upgraded connection or a TCP connection.
+    #[serde(
+        default,
+        with = "millis::option",
+        rename = "tunnel_idle_ms",
+        // As it was called when there was no other.
+        alias = "idle_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub tunnel_idle: Option<Duration>,
 }
 
 /// The rule of an HTTP route.
@@ -217,6 +73,16 @@ pub struct HttpRule {
     pub host: HostPattern,
     /// Which paths.
     pub path: PathPattern,
+    /// What else is asked of a request.
+    #[serde(default, skip_serializing_if = "Predicates::is_empty")]
+    pub predicates: Predicates,
+}
+
+impl HttpRule {
+    /// Every request for these hosts and paths.
+    pub fn new(host: HostPattern, path: PathPattern) -> Self {
+        Self { host, path, predicates: Predicates::NONE }
+    }
 }
 
 /// What a route takes.
@@ -239,6 +105,46 @@ pub struct Backend {
     pub weight: Weight,
 }
 
+/// What a route changes in a request on its way to an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrite {
+    /// Takes the place of the route's prefix; `/` takes it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<PathPrefix>,
+    /// The host that the instance is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
+}
+
+/// Why a rewrite cannot be done for what a route takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RewriteError {
+    /// Nothing is to be changed.
+    #[error("a rewrite names a prefix, a host or both")]
+    Nothing,
+    /// What passes over TCP is not read.
+    #[error("a TCP route rewrites nothing")]
+    Tcp,
+    /// An exact path or a regular expression has no prefix that was matched.
+    #[error("only the prefix of a route whose path is a prefix can be rewritten")]
+    NoPrefix,
+}
+
+impl Rewrite {
+    /// Whether it can be done for what a route takes.
+    pub fn fits(&self, rule: &Rule) -> Result<(), RewriteError> {
+        match rule {
+            _ if self.prefix.is_none() && self.host.is_none() => Err(RewriteError::Nothing),
+            Rule::Tcp => Err(RewriteError::Tcp),
+            Rule::Http(rule) if self.prefix.is_some() => match rule.path {
+                PathPattern::Prefix(_) => Ok(()),
+                _ => Err(RewriteError::NoPrefix),
+            },
+            Rule::Http(_) => Ok(()),
+        }
+    }
+}
+
 /// A rule that leads from a listener to services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
@@ -254,6 +160,9 @@ pub struct Route {
     /// Its waits.
     #[serde(default)]
     pub timeouts: RouteTimeouts,
+    /// What it changes in a request; mostly nothing. For HTTP, and a prefix for a prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Box<Rewrite>>,
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,
@@ -268,32 +177,36 @@ pub struct Route {
 mod tests {
     use super::*;
 
+    /// As it was written before there were predicates, rewrites and more than three waits.
+    const OLD: &str = r#"{"name":"r","rule":{"http":{"host":"*","path":"/"}},
+        "backends":[{"service":"web"}],"timeouts":{"request_ms":5,"idle_ms":7},"created_ms":1}"#;
+
     #[test]
-    fn a_host_pattern_reads_as_it_is_written() {
-        for (text, shown) in [
-            ("*", "*"),
-            ("WWW.Example.org.", "www.example.org"),
-            ("*.example.org", "*.example.org"),
-            ("127.0.0.1", "127.0.0.1"),
-            ("[::1]", "[::1]"),
-        ] {
-            assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), shown);
-        }
-        for bad in ["", ".", "*.", "a..b", "a.*", "a:80", "a/b", "[::1", "**.a", &"a.".repeat(200)]
-        {
-            assert!(bad.parse::<HostPattern>().is_err(), "{bad}");
-        }
+    fn an_old_record_is_read_and_keeps_its_meaning() {
+        let route: Route = serde_json::from_str(OLD).unwrap();
+        let all = HttpRule::new(HostPattern::Any, PathPattern::all());
+        assert_eq!((route.rule, route.rewrite), (Rule::Http(all), None));
+        let waits = RouteTimeouts {
+            request: Some(Duration::from_millis(5)),
+            tunnel_idle: Some(Duration::from_millis(7)),
+            ..RouteTimeouts::default()
+        };
+        assert_eq!(route.timeouts, waits);
     }
 
     #[test]
-    fn a_path_pattern_reads_as_it_is_written() {
-        for (text, shown) in
-            [("/", "/"), ("/api", "/api"), ("/api/", "/api"), ("=/a/b", "=/a/b"), ("=/a/", "=/a/")]
-        {
-            assert_eq!(text.parse::<PathPattern>().unwrap().to_string(), shown);
-        }
-        for bad in ["", "api", "=", "/a//b", "/a/../b", "/a b", "/a?b", "/a#b", "/é", "//"] {
-            assert!(bad.parse::<PathPattern>().is_err(), "{bad}");
-        }
+    fn what_is_not_said_is_not_stored() {
+        let route: Route = serde_json::from_str(OLD).unwrap();
+        let text = serde_json::to_string(&route).unwrap();
+        assert!(!text.contains("predicates") && !text.contains("rewrite"), "{text}");
+        assert!(!text.contains("connect"), "{text}");
+        assert_eq!(serde_json::from_str::<Route>(&text).unwrap(), route);
+    }
+
+    #[test]
+    fn a_rewrite_is_checked_when_it_is_read() {
+        let read = |text: &str| serde_json::from_str::<Rewrite>(text);
+        assert!(read(r#"{"prefix":"/b","host":"a.test"}"#).is_ok());
+        assert!(read(r#"{"prefix":"=/b"}"#).is_err() && read(r#"{"host":"a/b"}"#).is_err());
     }
 }

@@ -29,9 +29,10 @@ fn route(text: &str) -> Route {
     Route {
         name: RouteName::parse(text).unwrap(),
         listener: None,
-        rule: Rule::Http(HttpRule { host: HostPattern::Any, path: PathPattern::all() }),
+        rule: Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all())),
         backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT }],
         timeouts: RouteTimeouts::default(),
+        rewrite: None,
         body_bytes_max: None,
         origin: Origin::Config(NodeName::parse("n1").unwrap()),
         created_ms: 0,

@@ -14,7 +14,7 @@ use crate::h1::{
     BodyFraming, Forward, Limits, Method, Reason, Request, RequestFacts, Scheme, parse_request,
 };
 use crate::shed::Cause;
-use crate::table::{PickError, RouteEntry};
+use crate::table::{PickError, RequestView, RouteEntry};
 use crate::worker;
 
 /// The identifier that a request carries through the cluster.
@@ -163,7 +163,7 @@ fn choose(
     let random = worker.random(|rng| rng.u64(..));
     worker.with_table(|table| {
         let route = table
-            .route(&conn.client.listener.name, request.host(), request.path())
+            .route(&RequestView::of(&conn.client.listener.name, request))
             .ok_or(Refused::Reason(Reason::NoRoute))?;
         if let (BodyFraming::Length(length), Some(max)) = (facts.body, route.body_bytes_max)
             && length > max

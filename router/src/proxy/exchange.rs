@@ -56,7 +56,7 @@ impl Exchange {
         upload: Upload,
         worker: &Worker,
     ) -> Self {
-        let ends = route.timeouts.request.map(|wait| worker.wheel.now().after(wait));
+        let ends = route.timeouts().request.map(|wait| worker.wheel.now().after(wait));
         Self {
             facts,
             id,
@@ -117,7 +117,7 @@ impl Exchange {
 
     async fn connect(&mut self, conn: &mut Conn) -> Result<TcpStream, Failure> {
         conn.client.worker.metrics.upstream_opened.inc();
-        let wait = conn.client.worker.timeouts.connect;
+        let wait = self.route.timeouts().connect.unwrap_or(conn.client.worker.timeouts.connect);
         self.start_wait(&conn.client.timer, wait);
         let mut connecting = pin!(pool::connect(self.picked.addr));
         let connected = poll_fn(|cx| {
@@ -222,15 +222,17 @@ impl Exchange {
             return (timeouts.client_write, Reason::ClientWriteTimeout);
         }
         if self.download.facts().is_some() {
-            return (timeouts.response_idle, Reason::UpstreamBodyTimeout);
+            let body_idle = self.route.timeouts().body_idle.unwrap_or(timeouts.response_idle);
+            return (body_idle, Reason::UpstreamBodyTimeout);
         }
         let awaits_permission = self.facts.expect_continue
             && self.upload.body_bytes() == 0
             && !self.download.had_interim();
         if sending == Sending::Client && !awaits_permission {
-            return (timeouts.client_body, Reason::BodyTimeout);
+            let body_idle = self.route.timeouts().body_idle.unwrap_or(timeouts.client_body);
+            return (body_idle, Reason::BodyTimeout);
         }
-        let first_byte = self.route.timeouts.first_byte.unwrap_or(timeouts.first_byte);
+        let first_byte = self.route.timeouts().first_byte.unwrap_or(timeouts.first_byte);
         (first_byte, Reason::UpstreamTimeout)
     }
 
@@ -351,7 +353,7 @@ impl Exchange {
     async fn tunnel(&mut self, conn: &mut Conn, mut upstream: TcpStream) -> After {
         self.count(self.download.facts().map_or(0, |facts| facts.status));
         let client = &mut conn.client;
-        let idle = self.route.timeouts.idle.unwrap_or(client.worker.timeouts.tunnel_idle);
+        let idle = self.route.timeouts().tunnel_idle.unwrap_or(client.worker.timeouts.tunnel_idle);
         let mut up = Pipe::with(std::mem::take(&mut conn.input));
         let mut down = Pipe::with(self.download.take_rest());
         let (timer, stream) = (&client.timer, &mut client.stream);

@@ -11,6 +11,7 @@ use portolan_discovery::snapshot::{ServiceEntry, Snapshot};
 
 use super::Table;
 use super::entry::RouteEntry;
+use super::paths;
 use super::service::{ServiceKey, ServiceTable, Slot};
 use crate::metrics::Metrics;
 
@@ -231,7 +232,7 @@ impl Table {
             Ok(Place::Tcp(listener)) => self.tcp.get(listener).into_iter().flatten().collect(),
             Err(_) => Vec::new(),
         };
-        twins.retain(|other| other.listener == entry.listener);
+        twins.retain(|other| other.is_twin_of(entry));
         twins
     }
 }
@@ -241,10 +242,8 @@ pub(super) fn conflicts(table: &Table) -> Vec<Conflict> {
     let mut conflicts = BTreeSet::new();
     for paths in table.hosts.all() {
         let entries = paths.entries();
-        let same = |a: &&Arc<RouteEntry>, b: &&Arc<RouteEntry>| {
-            a.listener == b.listener && a.record().rule == b.record().rule
-        };
-        conflicts.extend(entries.chunk_by(same).flat_map(among));
+        conflicts
+            .extend(entries.chunk_by(|a, b| paths::are_neighbours(a, b)).flat_map(twins_among));
     }
     for routes in table.tcp.values() {
         conflicts.extend(among(&routes.iter().collect::<Vec<_>>()));
@@ -259,6 +258,17 @@ fn among(routes: &[&Arc<RouteEntry>]) -> Vec<Conflict> {
         .iter()
         .map(|loser| Conflict { winner: winner.name.clone(), loser: loser.name.clone() })
         .collect()
+}
+
+/// The conflicts among routes with the same host and path, in order of precedence.
+fn twins_among(routes: &[&Arc<RouteEntry>]) -> Vec<Conflict> {
+    let mut conflicts = Vec::new();
+    for (place, loser) in routes.iter().enumerate() {
+        if let Some(winner) = routes[..place].iter().find(|other| other.is_twin_of(loser)) {
+            conflicts.push(Conflict { winner: winner.name.clone(), loser: loser.name.clone() });
+        }
+    }
+    conflicts
 }
 
 fn host(route: &Route) -> Option<&HostPattern> {

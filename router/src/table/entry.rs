@@ -4,10 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use portolan_discovery::model::{
-    HttpRule, ListenerName, Route, RouteName, RouteTimeouts, Rule, ServiceName,
+    HttpRule, ListenerName, PathPattern, Predicates, Route, RouteName, RouteTimeouts, Rule,
+    ServiceName,
 };
 use smallvec::SmallVec;
 
+use super::request::{Lack, RequestView};
 use super::service::{ServiceKey, ServiceTable};
 use super::{Table, paths};
 use crate::balance::{Tried, mix, scale};
@@ -44,11 +46,13 @@ struct Share {
 pub struct RouteEntry {
     /// The name.
     pub name: RouteName,
-    /// Its waits.
-    pub timeouts: RouteTimeouts,
     /// The largest request body in bytes.
     pub body_bytes_max: Option<u64>,
     pub(super) listener: Option<ListenerName>,
+    /// Whether it asks for more than a host and a path that is not a regular expression.
+    asks: bool,
+    /// Its waits, if it has any of its own.
+    timeouts: Option<Box<RouteTimeouts>>,
     /// One lies in the route's own piece of memory.
     shares: SmallVec<[Share; 1]>,
     weight_sum: u32,
@@ -75,13 +79,19 @@ impl RouteEntry {
             .collect();
         Self {
             name: record.name.clone(),
-            timeouts: record.timeouts,
+            asks: asks(&record.rule),
+            timeouts: (record.timeouts != NO_TIMEOUTS).then(|| Box::new(record.timeouts)),
             body_bytes_max: record.body_bytes_max,
             listener: record.listener.clone(),
             weight_sum: shares.iter().map(|share| share.weight).sum(),
             shares,
             record: Arc::clone(record),
         }
+    }
+
+    /// Its waits.
+    pub fn timeouts(&self) -> &RouteTimeouts {
+        self.timeouts.as_deref().unwrap_or(&NO_TIMEOUTS)
     }
 
     /// The record it is compiled from.
@@ -150,15 +160,74 @@ impl RouteEntry {
         self.listener.as_ref().is_none_or(|own| own == listener)
     }
 
-    /// Which of two routes with the same host and path comes first: one of a listener before
-    /// one for all, then the older, then by name.
+    /// What the request does not have of what it asks beside host and path.
+    pub(crate) fn lacks(&self, request: &RequestView<'_>) -> Option<Lack<'_>> {
+        request.lacks(&self.http()?.predicates)
+    }
+
+    /// Whether it asks for more than its place by host and path says.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.asks || self.listener.is_some()
+    }
+
+    /// Whether it takes a request that its place by host and path lets through.
+    pub(super) fn takes(&self, request: &RequestView<'_>) -> bool {
+        self.serves(request.listener) && (!self.asks || self.takes_asked(request))
+    }
+
+    // Apart, so that routes which ask nothing do not carry it.
+    #[inline(never)]
+    fn takes_asked(&self, request: &RequestView<'_>) -> bool {
+        let is_regex = self.http().is_some_and(|rule| matches!(rule.path, PathPattern::Regex(_)));
+        (!is_regex || self.takes_path(request.path)) && self.lacks(request).is_none()
+    }
+
+    /// Whether both take exactly the same requests of their host, or of TCP.
+    pub(super) fn is_twin_of(&self, other: &Self) -> bool {
+        self.listener == other.listener
+            && match (self.http(), other.http()) {
+                (Some(ours), Some(theirs)) => {
+                    ours.path == theirs.path && ours.predicates == theirs.predicates
+                }
+                (ours, theirs) => ours.is_none() && theirs.is_none(),
+            }
+    }
+
+    fn rank(&self) -> (bool, usize, usize) {
+        match self.http() {
+            Some(rule) if self.asks => rule.predicates.rank(),
+            _ => Predicates::NONE.rank(),
+        }
+    }
+
+    /// Which of two routes with the same host and path comes first: the one that asks for more
+    /// (a method, then header fields, then parameters), one of a listener before one for all,
+    /// then the older, then by name.
     pub(crate) fn precedence(&self, other: &Self) -> Ordering {
-        self.listener
-            .is_none()
-            .cmp(&other.listener.is_none())
+        other
+            .rank()
+            .cmp(&self.rank())
+            .then_with(|| self.listener.is_none().cmp(&other.listener.is_none()))
             .then_with(|| self.listener.cmp(&other.listener))
             .then_with(|| self.record.created_ms.cmp(&other.record.created_ms))
             .then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+const NO_TIMEOUTS: RouteTimeouts = RouteTimeouts {
+    connect: None,
+    first_byte: None,
+    request: None,
+    body_idle: None,
+    tunnel_idle: None,
+};
+
+fn asks(rule: &Rule) -> bool {
+    match rule {
+        Rule::Http(rule) => {
+            matches!(rule.path, PathPattern::Regex(_)) || !rule.predicates.is_empty()
+        }
+        Rule::Tcp => false,
     }
 }
 

@@ -6,11 +6,12 @@ use std::hash::{Hash, Hasher};
 use std::iter::{once, successors};
 use std::sync::Arc;
 
-use portolan_discovery::model::{HostPattern, HttpRule, ListenerName, RouteName};
+use portolan_discovery::model::{HostPattern, HttpRule, RouteName};
 use smallvec::SmallVec;
 
 use super::entry::RouteEntry;
 use super::paths::Paths;
+use super::request::RequestView;
 use super::{HashMap, seed};
 
 #[derive(Debug, Clone)]
@@ -64,13 +65,8 @@ impl Hosts {
 
     /// A request that no rule of the most specific host takes falls through to the next host,
     /// as in the Gateway API, where the host orders rules and does not hide them.
-    pub(super) fn find(
-        &self,
-        listener: &ListenerName,
-        host: &str,
-        path: &str,
-    ) -> Option<&Arc<RouteEntry>> {
-        self.tiers(host).find_map(|paths| paths.find(listener, path))
+    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+        self.tiers(request.host).find_map(|paths| paths.find(request))
     }
 
     /// The routes of every pattern that takes `host`, the most specific first.

@@ -1,4 +1,5 @@
-//! From a path to a route, within one host: an exact path, then the longest prefix by segments.
+//! From a path to a route, within one host: an exact path, then the longest prefix by segments,
+//! then regular expressions.
 //!
 //! A host with few routes is a list in order of precedence, read from the top: three routes of
 //! one host are two cache lines. A host with many is a tree over segments, so that neither a
@@ -11,9 +12,10 @@ mod tree;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use portolan_discovery::model::{ListenerName, PathPattern, RouteName};
+use portolan_discovery::model::{PathPattern, RouteName};
 
 use super::entry::RouteEntry;
+use super::request::RequestView;
 use list::List;
 use tree::Tree;
 
@@ -36,14 +38,14 @@ impl Paths {
         matches!(self, Self::List(list) if list.is_empty())
     }
 
-    pub(super) fn find(&self, listener: &ListenerName, path: &str) -> Option<&Arc<RouteEntry>> {
+    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
         match self {
-            Self::List(list) => list.find(listener, path),
-            Self::Tree(tree) => tree.find(listener, path),
+            Self::List(list) => list.find(request),
+            Self::Tree(tree) => tree.find(request),
         }
     }
 
-    /// Adds a route; says whether another one has the same path and listener.
+    /// Adds a route; says whether another one has the same rule and listener.
     pub(super) fn insert(&mut self, entry: Arc<RouteEntry>) -> bool {
         if let Self::List(list) = self
             && list.len() == LIST_ROUTES_MAX
@@ -90,10 +92,12 @@ impl Paths {
 
     /// The routes with exactly this path, in order of precedence, those that lose too.
     pub(super) fn with_path(&self, path: &PathPattern) -> Vec<&Arc<RouteEntry>> {
-        match self {
-            Self::List(list) => list.entries().filter(|e| pattern_of(e) == path).collect(),
+        let mut entries = match self {
+            Self::List(list) => list.entries().collect::<Vec<_>>(),
             Self::Tree(tree) => tree.with_path(path).iter().collect(),
-        }
+        };
+        entries.retain(|entry| pattern_of(entry) == path);
+        entries
     }
 }
 
@@ -108,6 +112,7 @@ pub(super) fn takes(pattern: &PathPattern, path: &str) -> bool {
     match pattern {
         PathPattern::Exact(own) => own == path,
         PathPattern::Prefix(own) => is_below(prefix_text(own).as_bytes(), path.as_bytes()),
+        PathPattern::Regex(own) => own.is_in(path.as_bytes()),
     }
 }
 
@@ -121,13 +126,29 @@ fn prefix_text(prefix: &str) -> &str {
     if prefix == "/" { "" } else { prefix }
 }
 
-/// The order in which the routes of one host are tried.
+/// The order in which the routes of one host are tried. Of two regular expressions none is the
+/// more specific, so predicates and age decide.
 fn order(a: &RouteEntry, b: &RouteEntry) -> Ordering {
-    let rank = |pattern: &PathPattern| matches!(pattern, PathPattern::Prefix(_));
+    let rank = |pattern: &PathPattern| match pattern {
+        PathPattern::Exact(_) => 0,
+        PathPattern::Prefix(_) => 1,
+        PathPattern::Regex(_) => 2,
+    };
     let (ours, theirs) = (pattern_of(a), pattern_of(b));
-    rank(ours)
-        .cmp(&rank(theirs))
-        .then_with(|| theirs.path().len().cmp(&ours.path().len()))
-        .then_with(|| ours.path().cmp(theirs.path()))
-        .then_with(|| a.precedence(b))
+    let by_length = || {
+        let length = theirs.path().len().cmp(&ours.path().len());
+        length.then_with(|| ours.path().cmp(theirs.path()))
+    };
+    match (ours, theirs) {
+        (PathPattern::Regex(_), PathPattern::Regex(_)) => a.precedence(b),
+        _ => rank(ours).cmp(&rank(theirs)).then_with(by_length).then_with(|| a.precedence(b)),
+    }
+}
+
+/// Whether the path leaves the order of two routes of one host to their predicates and age.
+pub(super) fn are_neighbours(a: &RouteEntry, b: &RouteEntry) -> bool {
+    match (pattern_of(a), pattern_of(b)) {
+        (PathPattern::Regex(_), PathPattern::Regex(_)) => true,
+        (ours, theirs) => ours == theirs,
+    }
 }

@@ -84,12 +84,13 @@ pub fn route(path: &str, to: &str) -> Route {
     Route {
         name: RouteName::parse(&format!("to-{to}")).unwrap(),
         listener: None,
-        rule: Rule::Http(HttpRule { host: "*".parse().unwrap(), path: path.parse().unwrap() }),
+        rule: Rule::Http(HttpRule::new("*".parse().unwrap(), path.parse().unwrap())),
         backends: vec![Backend {
             service: ServiceName::parse(to).unwrap(),
             weight: Weight::DEFAULT,
         }],
         timeouts: RouteTimeouts::default(),
+        rewrite: None,
         body_bytes_max: None,
         origin: Origin::Api,
         created_ms: 0,

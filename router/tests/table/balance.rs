@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use portolan_discovery::model::{Health, InstanceId, Word};
 use portolan_discovery::snapshot::State;
-use portolan_router::{ATTEMPTS_MAX, InFlight, PickError, Tried};
+use portolan_router::{ATTEMPTS_MAX, InFlight, PickError, RequestView, Tried};
 
 use crate::world::*;
 
 fn pick(world: &World, random: u64, tried: &Tried) -> Result<InFlight, PickError> {
-    let entry = world.table.route(&listener("main"), "a.test", "/").unwrap();
+    let entry = world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
     entry.pick(&world.table, random, tried)
 }
 
@@ -274,7 +274,8 @@ fn what_a_draining_instance_has_under_way_stays_visible() {
 #[test]
 fn a_retry_of_an_old_route_picks_from_the_newest_table() {
     let mut world = web(&[up("web", "a"), up("web", "b")]);
-    let entry = world.table.route(&listener("main"), "a.test", "/").unwrap().clone();
+    let entry =
+        world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap().clone();
     world.apply(&[draining("web", "a"), delete_route("r")]);
     for random in 0..1000u64 {
         let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -2,12 +2,12 @@
 
 use portolan_discovery::model::{Health, Word};
 use portolan_discovery::snapshot::State;
-use portolan_router::{CANDIDATES_MAX, Tried, Verdict};
+use portolan_router::{CANDIDATES_MAX, RequestView, Tried, Verdict};
 
 use crate::world::*;
 
 fn verdicts(explanation: &portolan_router::Explanation) -> Vec<(String, Verdict)> {
-    explanation.candidates.iter().map(|c| (c.route.to_string(), c.verdict)).collect()
+    explanation.candidates.iter().map(|c| (c.route.to_string(), c.verdict.clone())).collect()
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn every_route_of_the_host_gets_a_verdict() {
         put_route(&route("wild", "*.test", "/api")),
         put_route(&route("elsewhere", "b.test", "/api")),
     ]);
-    let explanation = world.table.explain(&listener("main"), "a.test", "/api/x");
+    let explanation = world.table.explain(&RequestView::get(&listener("main"), "a.test", "/api/x"));
     assert_eq!(explanation.winner.as_ref().unwrap().as_str(), "bound");
     assert_eq!(
         verdicts(&explanation),
@@ -50,10 +50,16 @@ fn every_route_of_the_host_gets_a_verdict() {
 #[test]
 fn a_request_without_a_route_is_explained_too() {
     let world = World::of(&[put_route(&route("api", "a.test", "/api"))]);
-    let explanation = world.table.explain(&listener("main"), "a.test", "/");
+    let explanation = world.table.explain(&RequestView::get(&listener("main"), "a.test", "/"));
     assert!(explanation.winner.is_none() && explanation.backends.is_empty());
     assert_eq!(verdicts(&explanation), [("api".to_owned(), Verdict::OtherPath)]);
-    assert!(world.table.explain(&listener("main"), "b.test", "/").candidates.is_empty());
+    assert!(
+        world
+            .table
+            .explain(&RequestView::get(&listener("main"), "b.test", "/"))
+            .candidates
+            .is_empty()
+    );
 }
 
 #[test]
@@ -69,11 +75,11 @@ fn every_instance_shows_why_it_is_or_is_not_picked() {
         put_override("instance/web/e", Word::Down),
         put_route(&split),
     ]);
-    let entry = world.table.route(&listener("main"), "a.test", "/").unwrap();
+    let entry = world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
     let held = (0..64)
         .find_map(|i| entry.pick(&world.table, i * 0x9e37_79b9, &Tried::none()).ok())
         .unwrap();
-    let explanation = world.table.explain(&listener("main"), "a.test", "/");
+    let explanation = world.table.explain(&RequestView::get(&listener("main"), "a.test", "/"));
     let [web, ghost] = &explanation.backends[..] else { panic!("{explanation:?}") };
     assert!(web.exists && !web.panic && !web.kept && web.weight == 3);
     assert!(!ghost.exists && ghost.endpoints.is_empty() && ghost.weight == 1);
@@ -103,7 +109,7 @@ fn a_long_explanation_lists_what_matches_first() {
         .collect();
     events.push(put_route(&route("z", "a.test", "/")));
     let world = World::of(&events);
-    let explanation = world.table.explain(&listener("main"), "a.test", "/x");
+    let explanation = world.table.explain(&RequestView::get(&listener("main"), "a.test", "/x"));
     assert_eq!(explanation.candidates.len(), CANDIDATES_MAX);
     assert_eq!(explanation.candidates_left_out, 201 - CANDIDATES_MAX);
     assert_eq!(explanation.candidates[0].verdict, Verdict::Wins);

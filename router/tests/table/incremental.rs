@@ -3,18 +3,42 @@
 
 use std::cmp::Reverse;
 
+use portolan_discovery::model::route::ValuePattern;
 use portolan_discovery::model::{
-    Event, Health, HostPattern, Instance, PathPattern, Phase, Route, Rule, Weight, Word,
+    Event, Health, HostPattern, HttpRule, Instance, PathPattern, Phase, Route, Rule, Weight, Word,
 };
-use portolan_router::Table;
+use portolan_router::{RequestView, Table};
 use proptest::prelude::*;
 
 use crate::world::*;
 
 const HOSTS: [&str; 7] =
     ["a.test", "b.a.test", "c.b.a.test", "*.a.test", "*.test", "*.b.a.test", "*"];
-const PATHS: [&str; 12] =
-    ["/", "=/", "/a", "=/a", "=/a/", "/a/b", "=/a/b", "/ab", "/a/b/c", "/x/y", "/x", "=/x/y/"];
+const PATHS: [&str; 15] = [
+    "/", "=/", "/a", "=/a", "=/a/", "/a/b", "=/a/b", "/ab", "/a/b/c", "/x/y", "/x", "=/x/y/",
+    "~^/a/", "~b$", "~q",
+];
+const METHODS: [&[&str]; 4] = [&[], &[], &["GET"], &["POST", "PUT"]];
+const HEADERS: [&[(&str, &str)]; 6] = [
+    &[],
+    &[],
+    &[("x-a", "1")],
+    &[("x-a", "*"), ("x-b", "~^[12]$")],
+    &[("x-b", "2")],
+    &[("x-a", "2"), ("x-b", "2")],
+];
+const PARAMETERS: [&[(&str, &str)]; 4] = [&[], &[], &[("v", "1")], &[("v", "*"), ("w", "~x")]];
+/// Method, header fields and query of requests; `;` ends a field, `:` its name.
+const ASKED: [(&str, &str, &str); 8] = [
+    ("GET", "", ""),
+    ("POST", "x-a:1;", "v=1"),
+    ("PUT", "X-A:2;x-b:2;", "w=xx&v="),
+    ("GET", "x-a:2;X-a:1;", "v=2&v=1"),
+    ("HEAD", "x-b:1;x-a:;", "w=yxy&v=1"),
+    ("GET", "x-b:3;x-b:2;", "v=1&w="),
+    ("get", "x-a: 1;", "V=1"),
+    ("POST", "x-b:2;", "v=1&w=x"),
+];
 const LISTENERS: [Option<&str>; 3] = [None, Some("l1"), Some("l2")];
 const REQUEST_HOSTS: [&str; 7] =
     ["a.test", "b.a.test", "c.b.a.test", "d.c.b.a.test", "z.test", "test", "other"];
@@ -58,18 +82,55 @@ fn a_route() -> impl Strategy<Value = Route> {
     let path = prop::sample::select(&PATHS[..]);
     let on = prop::sample::select(&LISTENERS[..]);
     let service = prop::sample::select(&SERVICES[..]);
-    (0..60u8, host, path, on, 0..3u64, service, any::<bool>()).prop_map(
-        |(number, host, path, on, created_ms, service, tcp)| {
+    let asks = (0..METHODS.len(), 0..HEADERS.len(), 0..PARAMETERS.len());
+    (0..60u8, host, path, on, 0..3u64, service, any::<bool>(), asks).prop_map(
+        |(number, host, path, on, created_ms, service, tcp, asks)| {
             let name = format!("r{number}");
             let mut record = match on {
                 Some(on) if tcp => tcp_route(&name, on, service),
                 _ => Route { listener: on.map(listener), ..route(&name, host, path) },
             };
+            if let Rule::Http(rule) = &mut record.rule {
+                rule.predicates = predicates(METHODS[asks.0], HEADERS[asks.1], PARAMETERS[asks.2]);
+            }
             record.backends = vec![backend(service, 1)];
             record.created_ms = created_ms;
             record
         },
     )
+}
+
+fn value(pattern: &ValuePattern, value: &str) -> bool {
+    match pattern.to_string().as_str() {
+        "true" => true,
+        "~^[12]$" => value == "1" || value == "2",
+        "~x" => value.contains('x'),
+        exact => value == exact,
+    }
+}
+
+fn is_asked(rule: &HttpRule, (method, fields, query): (&str, &str, &str)) -> bool {
+    let asks = &rule.predicates;
+    let fields: Vec<_> = fields.split_terminator(';').map(|f| f.split_once(':').unwrap()).collect();
+    let pairs: Vec<_> =
+        query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+    (asks.methods().is_empty() || asks.methods().iter().any(|own| own.as_str() == method))
+        && asks.headers().iter().all(|(name, pattern)| {
+            let named = fields.iter().filter(|f| f.0.to_lowercase() == name.as_str());
+            named.into_iter().any(|field| value(pattern, field.1))
+        })
+        && asks.query().iter().all(|(name, pattern)| {
+            let first = pairs.iter().find(|pair| pair.0 == name.as_str());
+            first.is_some_and(|pair| value(pattern, pair.1))
+        })
+}
+
+fn found_in(path: &str, regex: &str) -> bool {
+    match regex {
+        "^/a/" => path.starts_with("/a/"),
+        "b$" => path.ends_with('b'),
+        other => path.contains(other),
+    }
 }
 
 /// The rules read from the Gateway API: sort all that match, take the first.
@@ -78,6 +139,7 @@ fn by_the_book<'r>(
     on: &str,
     host: &str,
     path: &str,
+    asked: (&str, &str, &str),
 ) -> Option<&'r Route> {
     routes
         .filter_map(|route| {
@@ -93,15 +155,21 @@ fn by_the_book<'r>(
                 }
                 HostPattern::Any => 0,
             };
+            if !is_asked(rule, asked) {
+                return None;
+            }
             let path_rank = match &rule.path {
                 PathPattern::Exact(own) => (own == path).then_some(usize::MAX)?,
-                PathPattern::Prefix(own) if own == "/" => 0,
+                PathPattern::Regex(own) => found_in(path, own.as_str()).then_some(0)?,
+                PathPattern::Prefix(own) if own == "/" => 1,
                 PathPattern::Prefix(own) => {
                     let below = path == own || path.starts_with(&format!("{own}/"));
                     below.then_some(own.len())?
                 }
             };
-            let rank = (host_rank, path_rank, bound.is_some());
+            let asks = &rule.predicates;
+            let counts = (!asks.methods().is_empty(), asks.headers().len(), asks.query().len());
+            let rank = (host_rank, path_rank, counts, bound.is_some());
             Some((Reverse(rank), route.created_ms, route.name.clone(), route))
         })
         .min_by(|a, b| (&a.0, a.1, &a.2).cmp(&(&b.0, b.1, &b.2)))
@@ -112,13 +180,30 @@ fn check_requests(world: &World, full: &Table) -> Result<(), TestCaseError> {
     for on in ["l1", "l2", "l3"] {
         let by = listener(on);
         for host in REQUEST_HOSTS {
-            for path in REQUEST_PATHS {
+            for (number, path) in REQUEST_PATHS.iter().enumerate() {
+                let asked = ASKED[(number + host.len()) % ASKED.len()];
+                let headers: Vec<(String, String)> = asked
+                    .1
+                    .split_terminator(';')
+                    .map(|field| {
+                        let (name, value) = field.split_once(':').unwrap();
+                        (name.to_owned(), value.to_owned())
+                    })
+                    .collect();
+                let request = RequestView {
+                    listener: &by,
+                    host,
+                    path,
+                    method: asked.0,
+                    query: Some(asked.2),
+                    headers: &headers,
+                };
                 let routes = world.snapshot.routes().map(|(_, route)| &**route);
-                let book = by_the_book(routes, on, host, path).map(|route| &route.name);
-                let found = world.table.route(&by, host, path).map(|entry| &entry.name);
-                prop_assert_eq!(found, book, "{} {} {}", on, host, path);
-                prop_assert_eq!(full.route(&by, host, path).map(|entry| &entry.name), book);
-                let explained = world.table.explain(&by, host, path);
+                let book = by_the_book(routes, on, host, path, asked).map(|route| &route.name);
+                let found = world.table.route(&request).map(|entry| &entry.name);
+                prop_assert_eq!(found, book, "{:?} {:?}", request, asked);
+                prop_assert_eq!(full.route(&request).map(|entry| &entry.name), book);
+                let explained = world.table.explain(&request);
                 prop_assert_eq!(explained.winner.as_ref(), book);
             }
         }

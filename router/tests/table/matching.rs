@@ -1,6 +1,6 @@
 //! Which route takes a request: the semantics of the Gateway API, without Kubernetes.
 
-use portolan_router::{Conflict, RouteFault};
+use portolan_router::{Conflict, RequestView, RouteFault};
 
 use crate::world::*;
 
@@ -32,14 +32,15 @@ fn world(text: &str) -> World {
 /// `@listener`.
 fn check(rules: &str, requests: &str) {
     let world = world(rules);
-    for request in requests.lines().filter(|line| !line.trim().is_empty()) {
-        let words: Vec<&str> = request.split_whitespace().collect();
+    for line in requests.lines().filter(|line| !line.trim().is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
         let on = listener(words.get(3).map_or("main", |word| &word[1..]));
-        let found = world.table.route(&on, words[0], words[1]);
-        assert_eq!(found.map_or("-", |entry| entry.name.as_str()), words[2], "{request}");
+        let request = RequestView::get(&on, words[0], words[1]);
+        let found = world.table.route(&request);
+        assert_eq!(found.map_or("-", |entry| entry.name.as_str()), words[2], "{request:?}");
         // The explanation comes from the same code, so it must say the same.
-        let explained = world.table.explain(&on, words[0], words[1]);
-        assert_eq!(explained.winner, found.map(|entry| entry.name.clone()), "{request}");
+        let explained = world.table.explain(&request);
+        assert_eq!(explained.winner, found.map(|entry| entry.name.clone()), "{request:?}");
     }
 }
 
@@ -288,7 +289,10 @@ fn when_the_winner_goes_the_next_one_takes_over() {
             world(&format!("first a.test / +1\nsecond a.test / +2\nthird a.test / +3\n{fill}"));
         let takes = |world: &World| {
             let on = listener("main");
-            world.table.route(&on, "a.test", "/").map(|entry| entry.name.to_string())
+            world
+                .table
+                .route(&RequestView::get(&on, "a.test", "/"))
+                .map(|entry| entry.name.to_string())
         };
         assert_eq!(takes(&world).as_deref(), Some("first"));
         world.apply(&[delete_route("first")]);
@@ -303,9 +307,12 @@ fn a_route_that_moves_leaves_nothing_behind() {
     let mut world = world("r a.test /old");
     world.apply(&[put_route(&route("r", "b.test", "/new"))]);
     let on = listener("main");
-    assert!(world.table.route(&on, "a.test", "/old").is_none());
-    assert!(world.table.route(&on, "b.test", "/old").is_none());
-    assert_eq!(world.table.route(&on, "b.test", "/new").unwrap().name.as_str(), "r");
+    assert!(world.table.route(&RequestView::get(&on, "a.test", "/old")).is_none());
+    assert!(world.table.route(&RequestView::get(&on, "b.test", "/old")).is_none());
+    assert_eq!(
+        world.table.route(&RequestView::get(&on, "b.test", "/new")).unwrap().name.as_str(),
+        "r"
+    );
 }
 
 #[test]
@@ -322,7 +329,7 @@ fn a_tcp_route_takes_every_connection_of_its_listener() {
     assert_eq!(name(&world, "main"), None);
     assert_eq!(world.table.conflicts().len(), 1);
     // A route for TCP takes no HTTP requests.
-    assert!(world.table.route(&listener("db"), "a.test", "/").is_none());
+    assert!(world.table.route(&RequestView::get(&listener("db"), "a.test", "/")).is_none());
     world.apply(&[delete_route("z")]);
     assert_eq!(name(&world, "db").as_deref(), Some("a"));
     world.apply(&[delete_route("a")]);
@@ -345,10 +352,10 @@ fn a_route_that_cannot_work_is_left_out_and_reported() {
         ]
     );
     assert_eq!(world.metrics.rejected.get(), 2);
-    assert!(world.table.route(&listener("main"), "a.test", "/").is_none());
+    assert!(world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).is_none());
     // Mended, it works; gone, it leaves without a trace.
     world.apply(&[put_route(&route("nowhere", "a.test", "/")), delete_route("everywhere")]);
-    assert!(world.table.route(&listener("main"), "a.test", "/").is_some());
+    assert!(world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).is_some());
 }
 
 #[test]
@@ -357,7 +364,7 @@ fn a_host_grows_from_a_list_to_a_tree_and_back() {
     let on = listener("main");
     let check = |world: &World, there: std::ops::Range<usize>| {
         for i in 0..40 {
-            let found = world.table.route(&on, "a.test", &format!("/p{i}/x"));
+            let found = world.table.route(&RequestView::get(&on, "a.test", &format!("/p{i}/x")));
             let expected = there.contains(&i).then(|| format!("r{i}"));
             assert_eq!(found.map(|entry| entry.name.to_string()), expected, "{i} of {there:?}");
         }

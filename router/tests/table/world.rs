@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use portolan_discovery::model::record::encode;
+use portolan_discovery::model::route::{Matches, ValuePattern};
 use portolan_discovery::model::{
     Backend, Event, Health, HttpRule, Instance, InstanceId, Key, Kv, ListenerName, NodeName,
-    Origin, Override, Phase, Revision, Route, RouteName, RouteTimeouts, Rule, Scope, Service,
-    ServiceName, Weight, Word,
+    Origin, Override, Phase, Predicates, Revision, Route, RouteName, RouteTimeouts, Rule, Scope,
+    Service, ServiceName, Weight, Word,
 };
 use portolan_discovery::snapshot::Snapshot;
 use portolan_router::metrics::Metrics;
@@ -159,13 +160,32 @@ pub fn route(name: &str, host: &str, path: &str) -> Route {
     Route {
         name: RouteName::parse(name).unwrap(),
         listener: None,
-        rule: Rule::Http(HttpRule { host: host.parse().unwrap(), path: path.parse().unwrap() }),
+        rule: Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap())),
         backends: vec![backend("web", 100)],
         timeouts: RouteTimeouts::default(),
+        rewrite: None,
         body_bytes_max: None,
         created_ms: 0,
         origin: Origin::Api,
     }
+}
+
+/// Methods, header fields and parameters; the value `*` is any.
+pub fn predicates(
+    methods: &[&str],
+    headers: &[(&str, &str)],
+    query: &[(&str, &str)],
+) -> Predicates {
+    let value = |text: &str| match text {
+        "*" => ValuePattern::Present,
+        text => text.parse().unwrap(),
+    };
+    Predicates::new(
+        methods.iter().map(|name| name.parse().unwrap()).collect(),
+        Matches::new(headers.iter().map(|(n, v)| (n.parse().unwrap(), value(v)))).unwrap(),
+        Matches::new(query.iter().map(|(n, v)| (n.parse().unwrap(), value(v)))).unwrap(),
+    )
+    .unwrap()
 }
 
 pub fn tcp_route(name: &str, on: &str, service: &str) -> Route {

@@ -69,6 +69,9 @@ impl Commands {
             let cause = "a TCP route takes all connections of one listener";
             return Err(invalid("listener", cause, "name a listener of the configuration"));
         }
+        if let Some(Err(error)) = route.rewrite.as_ref().map(|rewrite| rewrite.fits(&route.rule)) {
+            return Err(invalid("rewrite", error.to_string(), ""));
+        }
         route.origin = Origin::Api;
         route.created_ms = clock::unix_ms();
         let key = Key::Route(route.name.clone());

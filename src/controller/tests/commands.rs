@@ -339,9 +339,10 @@ fn route(name: &str) -> Route {
     Route {
         name: name.parse().unwrap(),
         listener: None,
-        rule: Rule::Http(HttpRule { host: HostPattern::Any, path: PathPattern::all() }),
+        rule: Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all())),
         backends: vec![Backend { service: "web".parse().unwrap(), weight: Weight::DEFAULT }],
         timeouts: RouteTimeouts::default(),
+        rewrite: None,
         body_bytes_max: None,
         origin: Origin::Api,
         created_ms: 0,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use portolan_discovery::model::{ListenerName, PathPattern, RouteName};
+use portolan_discovery::model::{PathPattern, RouteName};
 use smallvec::SmallVec;
 
 use super::super::entry::RouteEntry;
+use super::super::request::RequestView;
 use super::{LIST_ROUTES_MAX, is_below, order, pattern_of, prefix_text};
 
 /// What a comparison needs lies in the list itself, and a short list in its host: a look-up
@@ -22,8 +23,8 @@ struct Rule {
     start: u16,
     bytes: u16,
     exact: bool,
-    /// Whether only requests of the route's listener may take it.
-    bound: bool,
+    /// Whether the path does not decide alone: the route is asked too.
+    guarded: bool,
     entry: Arc<RouteEntry>,
 }
 
@@ -41,14 +42,14 @@ impl List {
         self.rules.is_empty()
     }
 
-    pub(super) fn find(&self, listener: &ListenerName, path: &str) -> Option<&Arc<RouteEntry>> {
-        let path = path.as_bytes();
+    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+        let path = request.path.as_bytes();
         self.rules
             .iter()
             .find(|rule| {
                 let own = self.text_of(rule);
                 (if rule.exact { own == path } else { is_below(own, path) })
-                    && (!rule.bound || rule.entry.serves(listener))
+                    && (!rule.guarded || rule.entry.takes(request))
             })
             .map(|rule| &rule.entry)
     }
@@ -58,20 +59,18 @@ impl List {
         &self.text[start..start + usize::from(rule.bytes)]
     }
 
-    /// Adds a route; says whether another one has the same path and listener.
+    /// Adds a route; says whether another one has the same rule and listener.
     pub(super) fn insert(&mut self, entry: Arc<RouteEntry>) -> bool {
         let (exact, text) = match pattern_of(&entry) {
             PathPattern::Exact(text) => (true, text.as_bytes()),
             PathPattern::Prefix(text) => (false, prefix_text(text).as_bytes()),
+            // Below the root: the expression is the route's own to look for.
+            PathPattern::Regex(_) => (false, &b""[..]),
         };
         let place = self.rules.partition_point(|other| order(&other.entry, &entry).is_lt());
-        let twin = |other: &Rule| {
-            other.exact == exact
-                && self.text_of(other) == text
-                && other.entry.listener == entry.listener
-        };
-        let contested = place.checked_sub(1).is_some_and(|before| twin(&self.rules[before]))
-            || self.rules.get(place).is_some_and(twin);
+        let contested = self.rules.iter().any(|other| {
+            other.exact == exact && self.text_of(other) == text && other.entry.is_twin_of(&entry)
+        });
         let start = self.text.len();
         self.text.extend_from_slice(text);
         let fits = "a list holds few paths of limited length";
@@ -79,7 +78,7 @@ impl List {
             start: u16::try_from(start).expect(fits),
             bytes: u16::try_from(self.text.len() - start).expect(fits),
             exact,
-            bound: entry.listener.is_some(),
+            guarded: entry.is_guarded(),
             entry,
         };
         self.rules.insert(place, rule);

@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 
-use portolan_discovery::model::{ListenerName, PathPattern, RouteName};
+use portolan_discovery::model::{PathPattern, RouteName};
 
 use super::super::entry::RouteEntry;
+use super::super::request::RequestView;
 use super::super::{HashMap, seed};
 use super::{pattern_of, prefix_text};
 
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Tree {
     root: Arc<Node>,
+    /// The routes by regular expression, in order of precedence: tried one by one.
+    regexes: Vec<Arc<RouteEntry>>,
     len: usize,
 }
 
@@ -40,7 +43,7 @@ impl Node {
     fn ends(&mut self, path: &PathPattern) -> &mut Vec<Arc<RouteEntry>> {
         match path {
             PathPattern::Exact(_) => &mut self.exact,
-            PathPattern::Prefix(_) => &mut self.prefix,
+            PathPattern::Prefix(_) | PathPattern::Regex(_) => &mut self.prefix,
         }
     }
 }
@@ -50,49 +53,59 @@ impl Tree {
         self.len
     }
 
-    pub(super) fn find(&self, listener: &ListenerName, path: &str) -> Option<&Arc<RouteEntry>> {
-        let first =
-            |routes: &'_ [Arc<RouteEntry>]| routes.iter().position(|route| route.serves(listener));
+    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+        self.by_segments(request).or_else(|| first(&self.regexes, request))
+    }
+
+    fn by_segments(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
         let mut node = &*self.root;
-        let mut longest = first(&node.prefix).map(|place| &node.prefix[place]);
-        let Some(below) = path.strip_prefix('/') else { return longest };
+        let mut longest = first(&node.prefix, request);
+        let Some(below) = request.path.strip_prefix('/') else { return longest };
         for segment in below.split('/') {
             let Some(child) = node.children.get(segment) else { return longest };
             node = child;
-            longest = first(&node.prefix).map(|place| &node.prefix[place]).or(longest);
+            longest = first(&node.prefix, request).or(longest);
         }
-        first(&node.exact).map(|place| &node.exact[place]).or(longest)
+        first(&node.exact, request).or(longest)
     }
 
-    /// Adds a route; says whether another one has the same path and listener.
+    /// Adds a route; says whether another one has the same rule and listener.
     pub(super) fn insert(&mut self, entry: Arc<RouteEntry>) -> bool {
         let path = pattern_of(&entry);
-        let mut node = Arc::make_mut(&mut self.root);
-        for segment in segments(path) {
-            if !node.children.contains_key(segment) {
-                node.children.insert(segment.into(), Arc::default());
+        let routes = if matches!(path, PathPattern::Regex(_)) {
+            &mut self.regexes
+        } else {
+            let mut node = Arc::make_mut(&mut self.root);
+            for segment in segments(path) {
+                if !node.children.contains_key(segment) {
+                    node.children.insert(segment.into(), Arc::default());
+                }
+                let child = node.children.get_mut(segment).expect("it was there or put there");
+                node = Arc::make_mut(child);
             }
-            let child = node.children.get_mut(segment).expect("it was there or put there");
-            node = Arc::make_mut(child);
-        }
-        let routes = node.ends(path);
+            node.ends(path)
+        };
         let place = routes.partition_point(|other| other.precedence(&entry).is_lt());
-        let contested = routes.iter().any(|other| other.listener == entry.listener);
+        let contested = routes.iter().any(|other| other.is_twin_of(&entry));
         routes.insert(place, entry);
         self.len += 1;
         contested
     }
 
     pub(super) fn remove(&mut self, name: &RouteName, path: &PathPattern) {
-        let way: Vec<&str> = segments(path).collect();
-        if remove(Arc::make_mut(&mut self.root), &way, name, path) {
-            self.len -= 1;
-        }
+        let removed = if matches!(path, PathPattern::Regex(_)) {
+            take_out(&mut self.regexes, name)
+        } else {
+            let way: Vec<&str> = segments(path).collect();
+            remove(Arc::make_mut(&mut self.root), &way, name, path)
+        };
+        self.len -= usize::from(removed);
     }
 
     /// All routes, in no order.
     pub(super) fn entries(&self) -> Vec<&Arc<RouteEntry>> {
         let mut entries = Vec::with_capacity(self.len);
+        entries.extend(&self.regexes);
         let mut nodes = vec![&*self.root];
         while let Some(node) = nodes.pop() {
             entries.extend(node.exact.iter().chain(&node.prefix));
@@ -101,6 +114,7 @@ impl Tree {
         entries
     }
 
+    /// The routes of one path; for a regular expression those of all.
     pub(super) fn with_path(&self, path: &PathPattern) -> &[Arc<RouteEntry>] {
         let mut node = &*self.root;
         for segment in segments(path) {
@@ -110,14 +124,29 @@ impl Tree {
         match path {
             PathPattern::Exact(_) => &node.exact,
             PathPattern::Prefix(_) => &node.prefix,
+            PathPattern::Regex(_) => &self.regexes,
         }
     }
+}
+
+fn first<'r>(
+    routes: &'r [Arc<RouteEntry>],
+    request: &RequestView<'_>,
+) -> Option<&'r Arc<RouteEntry>> {
+    routes.iter().find(|route| route.takes(request))
+}
+
+fn take_out(routes: &mut Vec<Arc<RouteEntry>>, name: &RouteName) -> bool {
+    let before = routes.len();
+    routes.retain(|route| route.name != *name);
+    routes.len() < before
 }
 
 fn segments(path: &PathPattern) -> impl Iterator<Item = &str> {
     let text = match path {
         PathPattern::Exact(text) => text.as_str(),
         PathPattern::Prefix(text) => prefix_text(text),
+        PathPattern::Regex(_) => "",
     };
     text.strip_prefix('/').into_iter().flat_map(|below| below.split('/'))
 }
@@ -125,10 +154,7 @@ fn segments(path: &PathPattern) -> impl Iterator<Item = &str> {
 /// Removes a route below `node` and every node that is empty then.
 fn remove(node: &mut Node, way: &[&str], name: &RouteName, path: &PathPattern) -> bool {
     let Some((segment, rest)) = way.split_first() else {
-        let routes = node.ends(path);
-        let before = routes.len();
-        routes.retain(|route| route.name != *name);
-        return routes.len() < before;
+        return take_out(node.ends(path), name);
     };
     let Some(child) = node.children.get_mut(*segment) else { return false };
     let child = Arc::make_mut(child);
@@ -145,13 +171,14 @@ mod tests {
     use portolan_discovery::model::{HostPattern, HttpRule, Origin, Route, RouteTimeouts, Rule};
 
     fn entry(name: &str, path: &str) -> Arc<RouteEntry> {
-        let rule = HttpRule { host: HostPattern::Any, path: path.parse().unwrap() };
+        let rule = HttpRule::new(HostPattern::Any, path.parse().unwrap());
         let record = Route {
             name: name.parse().unwrap(),
             listener: None,
             rule: Rule::Http(rule),
             backends: Vec::new(),
             timeouts: RouteTimeouts::default(),
+            rewrite: None,
             body_bytes_max: None,
             created_ms: 0,
             origin: Origin::Api,
@@ -162,7 +189,7 @@ mod tests {
     #[test]
     fn what_comes_and_goes_leaves_no_empty_node_behind() {
         let mut tree = Tree::default();
-        let texts = ["/", "=/", "/a", "/a/b/c", "=/a/b", "/a/b/d", "=/x/y/z/", "/x"];
+        let texts = ["/", "=/", "/a", "/a/b/c", "=/a/b", "/a/b/d", "=/x/y/z/", "/x", "~^/a/[0-9]$"];
         let paths: Vec<PathPattern> = texts.iter().map(|text| text.parse().unwrap()).collect();
         for text in &texts {
             let name = format!("r{}", texts.iter().position(|other| other == text).unwrap());

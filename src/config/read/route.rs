@@ -1,0 +1,193 @@
+//! The routes of the file: what each takes, where it leads, and a name for one that has none.
+
+use std::ops::Range;
+
+use portolan_discovery::model::{
+    Backend, HostPattern, HttpRule, ListenerName, NodeName, Origin, PathPattern, Predicates,
+    Protocol, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName, Weight,
+};
+use toml::Spanned;
+
+use super::Reader;
+use crate::config::Listener;
+use crate::config::error::ConfigError;
+use crate::config::file::{BackendFile, RewriteFile, RouteFile};
+
+impl Reader<'_> {
+    pub(super) fn routes(
+        &self,
+        files: Vec<Spanned<RouteFile>>,
+        listeners: &[(Listener, Range<usize>)],
+        node: &NodeName,
+    ) -> Result<Vec<Route>, ConfigError> {
+        let mut routes: Vec<(Route, usize)> = Vec::new();
+        for file in files {
+            let place = file.span();
+            let route = Route {
+                origin: Origin::Config(node.clone()),
+                ..self.route(file.into_inner(), &place, listeners)?
+            };
+            let line = self.source.line(place.start);
+            for (other, first) in &routes {
+                let what = if other.listener == route.listener && other.rule == route.rule {
+                    format!("the route takes the same requests as the one at line {first}")
+                } else if other.name == route.name {
+                    format!("route \"{}\" is there already, at line {first}", route.name)
+                } else {
+                    continue;
+                };
+                return Err(self.source.at(
+                    place,
+                    what,
+                    "change its name, host, path, listener or what else it asks, or give one route several backends",
+                ));
+            }
+            routes.push((route, line));
+        }
+        Ok(routes.into_iter().map(|(route, _)| route).collect())
+    }
+
+    fn route(
+        &self,
+        file: RouteFile,
+        place: &Range<usize>,
+        listeners: &[(Listener, Range<usize>)],
+    ) -> Result<Route, ConfigError> {
+        let protocol = self.protocol(file.listener.as_ref(), listeners)?;
+        let backends = self.backends(file.service, file.backends, place)?;
+        let predicates = Predicates::new(file.methods, file.headers, file.query)
+            .map_err(|error| self.source.at(place.clone(), error.to_string(), ""))?;
+        let is_http = file.host.is_some() || file.path.is_some() || !predicates.is_empty();
+        let rule = match protocol {
+            Protocol::Http => Rule::Http(HttpRule {
+                host: file.host.unwrap_or(HostPattern::Any),
+                path: file.path.unwrap_or_else(PathPattern::all),
+                predicates,
+            }),
+            Protocol::Tcp if !is_http => Rule::Tcp,
+            Protocol::Tcp => {
+                return Err(self.source.at(
+                    place.clone(),
+                    "a route of a TCP listener has no host, path, methods, headers or query"
+                        .to_owned(),
+                    "remove them, or name an HTTP listener",
+                ));
+            }
+        };
+        let rewrite = file.rewrite.map(|rewrite| self.rewrite(rewrite, &rule)).transpose()?;
+        let listener = file.listener.map(Spanned::into_inner);
+        Ok(Route {
+            name: match file.name {
+                Some(name) => name,
+                None => route_name(listener.as_ref(), &rule),
+            },
+            listener,
+            rule,
+            backends,
+            timeouts: RouteTimeouts {
+                connect: file.connect_timeout.map(|span| span.0),
+                first_byte: file.first_byte_timeout.map(|span| span.0),
+                request: file.request_timeout.map(|span| span.0),
+                body_idle: file.body_idle_timeout.map(|span| span.0),
+                tunnel_idle: file.tunnel_idle_timeout.map(|span| span.0),
+            },
+            rewrite,
+            body_bytes_max: file.body_max.map(|size| size.0),
+            origin: Origin::Api,
+            created_ms: 0,
+        })
+    }
+
+    /// What the listener of a route speaks.
+    fn protocol(
+        &self,
+        listener: Option<&Spanned<ListenerName>>,
+        listeners: &[(Listener, Range<usize>)],
+    ) -> Result<Protocol, ConfigError> {
+        let Some(name) = listener else { return Ok(Protocol::Http) };
+        let known = listeners.iter().find(|(listener, _)| listener.name == *name.get_ref());
+        known.map(|(listener, _)| listener.protocol).ok_or_else(|| {
+            let names: Vec<_> = listeners.iter().map(|(l, _)| l.name.as_str()).collect();
+            self.source.at(
+                name.span(),
+                format!("there is no listener \"{}\"", name.get_ref()),
+                format!("expected one of: {}", names.join(", ")),
+            )
+        })
+    }
+
+    fn backends(
+        &self,
+        service: Option<ServiceName>,
+        backends: Option<Vec<BackendFile>>,
+        place: &Range<usize>,
+    ) -> Result<Vec<Backend>, ConfigError> {
+        match (service, backends) {
+            (Some(service), None) => Ok(vec![Backend { service, weight: Weight::DEFAULT }]),
+            (None, Some(backends)) if !backends.is_empty() => Ok(backends
+                .into_iter()
+                .map(|backend| Backend { service: backend.service, weight: backend.weight })
+                .collect()),
+            _ => Err(self.source.at(
+                place.clone(),
+                "the route does not say where it leads".to_owned(),
+                "expected either service = \"NAME\" or backends = [{ service = \"NAME\", weight = 100 }, …]",
+            )),
+        }
+    }
+
+    fn rewrite(
+        &self,
+        file: Spanned<RewriteFile>,
+        rule: &Rule,
+    ) -> Result<Box<Rewrite>, ConfigError> {
+        let place = file.span();
+        let RewriteFile { prefix, host } = file.into_inner();
+        let rewrite = Rewrite { prefix, host };
+        match rewrite.fits(rule) {
+            Ok(()) => Ok(Box::new(rewrite)),
+            Err(error) => Err(self.source.at(
+                place,
+                error.to_string(),
+                "expected { prefix = \"/\" } to take the route's prefix away, { prefix = \"/other\" }, { host = \"NAME\" } or both",
+            )),
+        }
+    }
+}
+
+/// A name for a route that has none, the same for the same rule.
+fn route_name(listener: Option<&ListenerName>, rule: &Rule) -> RouteName {
+    let text = match rule {
+        Rule::Http(rule) => format!("{}{}{}", rule.host, rule.path, asked(&rule.predicates)),
+        Rule::Tcp => "tcp".to_owned(),
+    };
+    let listener = listener.map_or("", ListenerName::as_str);
+    let mut label: String = format!("{listener}-{text}")
+        .replace('*', "any")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(50)
+        .collect();
+    while label.contains("--") {
+        label = label.replace("--", "-");
+    }
+    // Different rules can give the same letters; the sum tells them apart.
+    let sum = u32::from_be_bytes(digest(&format!("{listener} {text}")));
+    let label = label.trim_matches('-');
+    let name = if label.is_empty() { format!("r-{sum:08x}") } else { format!("{label}-{sum:08x}") };
+    RouteName::parse(&name).expect("letters, digits and inner hyphens, at most 59")
+}
+
+/// What a rule asks beside host and path; nothing for nothing.
+fn asked(predicates: &Predicates) -> String {
+    let methods = predicates.methods().iter().map(|method| format!(" {method}"));
+    let headers = predicates.headers().iter().map(|(name, value)| format!(" {name}:{value:?}"));
+    let query = predicates.query().iter().map(|(name, value)| format!(" {name}?{value:?}"));
+    methods.chain(headers).chain(query).collect()
+}
+
+fn digest(text: &str) -> [u8; 4] {
+    use sha2::Digest;
+    let sum = sha2::Sha256::digest(text.as_bytes());
+    [sum[0], sum[1], sum[2], sum[3]]
+}
