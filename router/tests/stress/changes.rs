@@ -89,7 +89,7 @@ impl Changes {
         let weight = Weight(self.random.u16(1..=100).try_into().unwrap());
         routed(&Route {
             name,
-            rule: Rule::Http(HttpRule { host: host.parse().unwrap(), path: path.parse().unwrap() }),
+            rule: Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap())),
             backends: vec![Backend { service: ServiceName::parse("web").unwrap(), weight }],
             ..route("/", "web")
         })
