@@ -260,6 +260,7 @@ const FORWARD: Forward<'_> = Forward {
     port: 8080,
     request_id: b"0123456789abcdef0123456789abcdef",
     authority_fallback: "127.0.0.1:8080",
+    via: b"Via: 1.1 portolan-0123456789ab\r\n",
 };
 
 struct Codec {
@@ -288,7 +289,13 @@ fn asked(mut given: Codec) -> Codec {
 fn answered(mut given: Codec) -> Codec {
     given.out.clear();
     let date = b"Sun, 06 Nov 1994 08:49:37 GMT";
-    let deliver = Deliver { request: given.facts, keep_alive: true, date, request_id: None };
+    let deliver = Deliver {
+        request: given.facts,
+        keep_alive: true,
+        date,
+        request_id: None,
+        via: FORWARD.via,
+    };
     let response =
         parse_response(black_box(RESPONSE), &mut given.scratch, &given.facts, &Limits::DEFAULT);
     response.unwrap().unwrap().write_client(black_box(&deliver), &mut given.out).unwrap();

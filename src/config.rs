@@ -20,6 +20,7 @@ use portolan_discovery::model::{
     AppName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol, Resources, Route,
 };
 use portolan_dns::ZoneName;
+use portolan_router::ViaName;
 
 use error::Source;
 pub use error::{ConfigError, Place};
@@ -113,6 +114,7 @@ pub struct RouterSettings {
     pub connections_max: Option<usize>,
     pub connections_per_source_max: Option<usize>,
     pub buffer_bytes_max: Option<usize>,
+    pub via_name: Option<ViaName>,
 }
 
 /// A socket of the router.
@@ -126,6 +128,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// The networks whose `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
+    /// Whether it adds `Via` and refuses what has been here before.
+    pub via: bool,
 }
 
 /// The resolver.

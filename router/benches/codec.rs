@@ -34,6 +34,7 @@ const FORWARD: Forward<'_> = Forward {
     port: 8080,
     request_id: b"0123456789abcdef0123456789abcdef",
     authority_fallback: "127.0.0.1:8080",
+    via: b"Via: 1.1 portolan-0123456789ab\r\n",
 };
 
 fn heads(criterion: &mut Criterion) {
@@ -62,7 +63,7 @@ fn heads(criterion: &mut Criterion) {
     let request = parse_request(REQUEST, &mut scratch, &limits).ok().flatten();
     let request = request.expect("the request above is valid").facts();
     let date = b"Sun, 06 Nov 1994 08:49:37 GMT";
-    let deliver = Deliver { request, keep_alive: true, date, request_id: None };
+    let deliver = Deliver { request, keep_alive: true, date, request_id: None, via: FORWARD.via };
     group.throughput(Throughput::Bytes(RESPONSE.len() as u64));
     group.bench_function("parse_and_rewrite_response", |bencher| {
         bencher.iter(|| {

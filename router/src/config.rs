@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use portolan_discovery::model::{ListenerName, Protocol};
 
 use crate::balance::RETRIES_MAX;
-use crate::h1;
+use crate::h1::{self, ViaName};
 use crate::shed::SHEDDING_MAX;
 
 /// A socket to bind.
@@ -22,12 +22,14 @@ pub struct ListenerConfig {
     pub protocol: Protocol,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted_peers: Vec<IpNet>,
+    /// Add a `Via` to what passes, and refuse what has one of ours already.
+    pub via: bool,
 }
 
 impl ListenerConfig {
-    /// A listener that trusts nobody.
+    /// A listener that trusts nobody and adds `Via`.
     pub fn new(name: ListenerName, bind: SocketAddr, protocol: Protocol) -> Self {
-        Self { name, bind, protocol, trusted_peers: Vec::new() }
+        Self { name, bind, protocol, trusted_peers: Vec::new(), via: true }
     }
 }
 
@@ -158,6 +160,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The limits.
     pub limits: Limits,
+    /// What `Via` and `Proxy-Status` call this router; a tag of its own is appended.
+    pub via_name: ViaName,
 }
 
 impl Config {
@@ -168,6 +172,7 @@ impl Config {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             timeouts: Timeouts::DEFAULT,
             limits: Limits::DEFAULT,
+            via_name: ViaName::product(),
         }
     }
 }

@@ -28,6 +28,7 @@ mod request;
 mod response;
 mod target;
 mod trailer;
+mod via;
 
 pub use body::{BodyFraming, BodyState, Payload, Progress};
 pub use chunk::{CHUNK_END, ChunkHead, LAST_CHUNK};
@@ -41,6 +42,7 @@ pub use reply::{CONTINUE, Client, Reply, write_error, write_reply};
 pub use request::{Request, RequestFacts, parse_request};
 pub use response::{Phase, Response, ResponseFacts, parse_response};
 pub use target::TargetForm;
+pub use via::{VIA_NAME_CHARS_MAX, Via, ViaName, ViaNameError};
 
 #[cfg(test)]
 mod properties;

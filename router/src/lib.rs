@@ -31,6 +31,7 @@ pub use cell::{Reader, TableCell, Wake};
 pub use config::{Config, DRAIN, FILES_RESERVED, Limits, ListenerConfig, Timeouts};
 pub use endpoint::{Endpoint, EndpointState, InFlight};
 pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanation, Verdict};
+pub use h1::{VIA_NAME_CHARS_MAX, ViaName, ViaNameError};
 pub use listener::BindError;
 pub use router::{Bound, Router};
 pub use table::{

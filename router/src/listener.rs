@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
 use crate::config::ListenerConfig;
+use crate::h1::{Request, Version, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::worker::Worker;
 
@@ -60,9 +61,26 @@ pub(crate) struct Listener {
     pub(crate) local: SocketAddr,
     pub(crate) metrics: ListenerMetrics,
     trusted_peers: Vec<IpNet>,
+    router: Arc<Via>,
+    adds_via: bool,
 }
 
 impl Listener {
+    /// The router as messages name it.
+    pub(crate) fn router(&self) -> &Arc<Via> {
+        &self.router
+    }
+
+    /// The `Via` line for a message that came in this version; empty if none is to be added.
+    pub(crate) fn via_line(&self, received: Version) -> &[u8] {
+        if self.adds_via { self.router.line(received) } else { b"" }
+    }
+
+    /// Whether a request has been here before. Where no `Via` is added nobody can tell.
+    pub(crate) fn has_seen(&self, request: &Request<'_>) -> bool {
+        self.adds_via && self.router.is_on(request)
+    }
+
     /// Whether what the peer says of the client is believed.
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_peers.iter().any(|net| net.contains(&peer))
@@ -76,9 +94,10 @@ pub(crate) struct BoundListener {
     pub(crate) sockets: Vec<std::net::TcpListener>,
 }
 
-/// Binds a listener for `workers`.
+/// Binds a listener of `router` for `workers`.
 pub(crate) fn bind(
     config: &ListenerConfig,
+    router: &Arc<Via>,
     workers: usize,
     metrics: &Metrics,
 ) -> Result<BoundListener, BindError> {
@@ -95,6 +114,8 @@ pub(crate) fn bind(
         local,
         metrics: metrics.listener(&config.name),
         trusted_peers: config.trusted_peers.clone(),
+        router: Arc::clone(router),
+        adds_via: config.via,
     };
     Ok(BoundListener { listener: Arc::new(listener), sockets })
 }

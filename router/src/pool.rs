@@ -9,10 +9,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::deadline::Tick;
@@ -127,7 +127,8 @@ impl Pool {
 
 /// Nothing has come since the last read, as far as the loop knows: no system call.
 fn is_quiet(stream: &TcpStream) -> bool {
-    stream.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending()
+    // Not `poll_read_ready`: that one says "nothing" to a task that has used up its turn.
+    stream.try_io(Interest::READABLE, || Ok(())).is_err()
 }
 
 /// The kernel has neither an end nor bytes for us.

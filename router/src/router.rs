@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::cell::TableCell;
 use crate::config::{Config, connections_for};
 use crate::drain::Command;
+use crate::h1::Via;
 use crate::listener::{self, BindError, BoundListener};
 use crate::metrics::Metrics;
 use crate::table::Table;
@@ -115,10 +116,12 @@ impl Router {
         let metrics = Metrics::register(registry)?;
         let worker_metrics = WorkerMetrics::register(registry, &metrics)?;
         let workers = worker_count(&config);
+        // Its own with each start: a router must not take another one's traffic for its own.
+        let router = Arc::new(Via::new(&config.via_name, fastrand::u64(..)));
         let listeners = config
             .listeners
             .iter()
-            .map(|listener| listener::bind(listener, workers, &metrics))
+            .map(|listener| listener::bind(listener, &router, workers, &metrics))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Bound { config: Arc::new(config), metrics, worker_metrics, listeners })
     }

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use portolan_discovery::model::Protocol;
 use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, Outbox};
-use crate::h1::{self, Reason, RequestFacts, parse_request, write_error};
+use crate::h1::{self, Reason, RequestFacts, Via, parse_request, write_error};
 use crate::linger::linger;
 use crate::listener::Listener;
 use crate::tunnel;
@@ -74,7 +75,7 @@ pub(crate) fn shed(worker: &Rc<Worker>, listener: &Listener, stream: TcpStream, 
     match listener.protocol {
         Protocol::Http => {
             if let Some(place) = Place::take(worker) {
-                tokio::task::spawn_local(answer(place, stream));
+                tokio::task::spawn_local(answer(place, stream, Arc::clone(listener.router())));
             }
         }
         // What was refused must not look like a service with nothing to say.
@@ -84,7 +85,7 @@ pub(crate) fn shed(worker: &Rc<Worker>, listener: &Listener, stream: TcpStream, 
 
 /// Waits for the client's request, as an answer that comes before it counts as a fault with some
 /// clients, and answers whatever it is.
-async fn answer(place: Place, mut stream: TcpStream) {
+async fn answer(place: Place, mut stream: TcpStream, router: Arc<Via>) {
     let worker = &place.0;
     let timer = worker.wheel.timer();
     timer.start(SHED_DEADLINE);
@@ -102,7 +103,13 @@ async fn answer(place: Place, mut stream: TcpStream) {
     }
     let date = worker.clock.date();
     let request = facts(worker, &input);
-    let client = h1::Client { request, keep_alive: false, date: &date, request_id: None };
+    let client = h1::Client {
+        request,
+        keep_alive: false,
+        date: &date,
+        request_id: None,
+        pseudonym: router.pseudonym(),
+    };
     let mut outbox = Outbox::default();
     write_error(Reason::Overloaded, &client, outbox.head());
     input.consume(input.len());

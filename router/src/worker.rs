@@ -405,7 +405,8 @@ mod tests {
             );
             let registry = prometheus::Registry::new();
             let metrics = crate::metrics::Metrics::register(&registry).unwrap();
-            let bound = listener::bind(&config, 1, &metrics).unwrap();
+            let router = Arc::new(crate::h1::Via::new(&crate::h1::ViaName::product(), 0));
+            let bound = listener::bind(&config, &router, 1, &metrics).unwrap();
             let stream = TcpStream::connect(bound.listener.local).await.unwrap();
             let peer = stream.peer_addr().unwrap().ip();
             let client = worker.accepted(&bound.listener, stream, peer, None);

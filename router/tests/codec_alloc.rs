@@ -58,6 +58,7 @@ fn pass_all(scratch: &mut HeadScratch, out: &mut Vec<u8>) {
         port: 80,
         request_id: b"0123456789abcdefghij",
         authority_fallback: "127.0.0.1:80",
+        via: b"Via: 1.1 portolan-0123456789ab\r\n",
     };
     for bytes in REQUESTS {
         out.clear();
@@ -66,13 +67,23 @@ fn pass_all(scratch: &mut HeadScratch, out: &mut Vec<u8>) {
         let facts = request.facts();
         for bytes in RESPONSES {
             let response = parse_response(bytes, scratch, &facts, &limits).unwrap().unwrap();
-            let deliver =
-                Deliver { request: facts, keep_alive: true, date: DATE, request_id: None };
+            let deliver = Deliver {
+                request: facts,
+                keep_alive: true,
+                date: DATE,
+                request_id: None,
+                via: forward.via,
+            };
             // A coding that an old client cannot read is refused, and that is free too.
             let _ = response.write_client(&deliver, out);
         }
-        let client =
-            Client { request: Some(facts), keep_alive: true, date: DATE, request_id: None };
+        let client = Client {
+            request: Some(facts),
+            keep_alive: true,
+            date: DATE,
+            request_id: None,
+            pseudonym: "portolan-0123456789ab",
+        };
         write_error(Reason::NoRoute, &client, out);
     }
     let mut body = BodyState::request(BodyFraming::Chunked, &limits);

@@ -91,6 +91,7 @@ pub(super) struct RouterFile {
     pub(super) connections_max: Option<NonZeroUsize>,
     pub(super) connections_per_source_max: Option<NonZeroUsize>,
     pub(super) buffer_bytes_max: Option<Size>,
+    pub(super) via_name: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,6 +103,7 @@ pub(super) struct ListenerFile {
     pub(super) protocol: Protocol,
     #[serde(default)]
     pub(super) trusted: Vec<IpNet>,
+    pub(super) via: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

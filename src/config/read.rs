@@ -12,6 +12,7 @@ use portolan_agent::register::Declared;
 use portolan_agent::register::file::ServiceFile;
 use portolan_discovery::model::{JobSpec, NodeName, Origin, PortRange, ProcessName, Resources};
 use portolan_dns::ZoneName;
+use portolan_router::ViaName;
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
@@ -130,6 +131,14 @@ impl<'a> Reader<'a> {
             connections_max: file.connections_max.map(NonZeroUsize::get),
             connections_per_source_max: file.connections_per_source_max.map(NonZeroUsize::get),
             buffer_bytes_max: size(file.buffer_bytes_max),
+            via_name: file.via_name.map(|name| self.via_name(&name)).transpose()?,
+        })
+    }
+
+    fn via_name(&self, name: &Spanned<String>) -> Result<ViaName, ConfigError> {
+        ViaName::parse(name.get_ref()).map_err(|error| {
+            let what = format!("router.via_name is {:?}", name.get_ref());
+            self.source.at(name.span(), what, error.to_string())
         })
     }
 
@@ -175,6 +184,7 @@ impl<'a> Reader<'a> {
                     bind: file.bind.into_inner(),
                     protocol: file.protocol,
                     trusted: file.trusted,
+                    via: file.via.unwrap_or(true),
                 },
                 place,
             ));

@@ -171,6 +171,13 @@ pub const SETTINGS: &[Setting] = &[
         SIZE,
         "Buffers that one worker holds for what is under way. From a quarter of it on only small ones are used; beyond it new requests get 503 with Retry-After.",
     ),
+    row(
+        "[router]",
+        "via_name",
+        "portolan",
+        "letter, then letters, digits, -, _ and .",
+        "What Via and Proxy-Status call this router; a tag that differs with each start is appended.",
+    ),
     row("[[listeners]]", "name", "required", NAME, "The name that routes and metrics use."),
     row("[[listeners]]", "bind", "required", ADDRESS, "Where it listens; port 0 takes a free one."),
     row(
@@ -186,6 +193,13 @@ pub const SETTINGS: &[Setting] = &[
         "none",
         "list of networks: [\"10.0.0.0/8\"]",
         "Peers whose X-Forwarded-* fields are kept and added to; those of others are replaced.",
+    ),
+    row(
+        "[[listeners]]",
+        "via",
+        "true",
+        "true or false",
+        "Whether Via is added to requests and responses, and a request that was here before is refused: 508.",
     ),
     row(
         "[dns]",

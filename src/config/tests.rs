@@ -65,6 +65,7 @@ fn a_configuration_is_read_with_its_defaults() {
     assert_eq!(config.node.data_dir, Path::new("/etc/portolan/.portolan"));
     assert_eq!(config.store_path, Path::new("/etc/portolan/.portolan/store.redb"));
     assert_eq!(config.listeners[1].protocol, Protocol::Tcp);
+    assert!(config.listeners[0].via && config.router.via_name.is_none());
     assert_eq!(config.dns.as_ref().unwrap().zone.as_str(), "cluster.internal");
     assert_eq!(config.dns.as_ref().unwrap().proxy_addresses, [config.node.address]);
     let [http, tcp] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
@@ -103,6 +104,11 @@ fn what_is_wrong_is_told_with_line_and_accepted_values() {
         ("[nod]\n".to_owned(), "p.toml:3:", &["unknown field `nod`", "`node`"][..]),
         ("[dns]\nbin = []\n".to_owned(), "p.toml:4:", &["unknown field `bin`", "`bind`"]),
         ("[router]\nconnect_timeout = \"soon\"\n".to_owned(), "p.toml:4:", &["soon", "500ms"]),
+        (
+            "[router]\nvia_name = \"1 2\"\n".to_owned(),
+            "p.toml:4:",
+            &["via_name is \"1 2\"", "expected a letter"],
+        ),
         ("[router]\nworkers = 0\n".to_owned(), "p.toml:4:", &["workers is 0", "1 to 256"]),
         (
             "[[listeners]]\nname = \"web\"\nbind = \"8080\"\n".to_owned(),

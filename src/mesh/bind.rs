@@ -167,6 +167,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
         bind: listener.bind,
         protocol: listener.protocol,
         trusted_peers: listener.trusted.clone(),
+        via: listener.via,
     };
     let listeners = config.listeners.iter().map(listener).collect();
     let mut router = portolan_router::Config::new(listeners);
@@ -198,6 +199,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
     }
     limits.body_rate_min = set.body_rate_min.unwrap_or(limits.body_rate_min);
     limits.connections_per_source_max = set.connections_per_source_max;
+    router.via_name = set.via_name.clone().unwrap_or(router.via_name);
     router.workers = set.workers.unwrap_or(router.workers);
     router
 }

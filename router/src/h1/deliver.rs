@@ -20,6 +20,9 @@ pub struct Deliver<'a> {
     pub date: &'a [u8; 29],
     /// `X-Request-Id` to answer with, in place of the upstream's.
     pub request_id: Option<&'a [u8]>,
+    /// The [`Via`](super::Via) line for the upstream's version, whole; empty adds none. Interim
+    /// responses go without: a gateway may choose, and they are to be small and early.
+    pub via: &'a [u8],
 }
 
 /// How the body goes from the upstream to the client.
@@ -87,6 +90,7 @@ impl Response<'_> {
         } else if let Phase::Switch(upgrade) = self.facts.phase {
             out.extend_from_slice(b"Connection: upgrade\r\n");
             push_line(out, b"Upgrade", upgrade.token().as_bytes());
+            out.extend_from_slice(deliver.via);
         }
         out.extend_from_slice(b"\r\n");
         Ok(delivery)
@@ -149,6 +153,7 @@ impl Response<'_> {
             }
             out.extend_from_slice(b"chunked\r\n");
         }
+        out.extend_from_slice(deliver.via);
         if !self.dated {
             push_line(out, b"Date", deliver.date);
         }

@@ -30,6 +30,8 @@ pub(super) enum Field {
     MaxForwards,
     /// `Date`
     Date,
+    /// `Via`: who has passed a message on; each adds itself, nobody takes another out.
+    Via,
     /// `X-Request-Id`
     RequestId,
     /// `Forwarded`
@@ -52,6 +54,7 @@ const FORWARDED_PREFIX: &[u8; 12] = b"x-forwarded-";
 const KNOWN: &[(&[u8], Field)] = &[
     (b"te", Field::Te),
     (b"age", Field::Protected),
+    (b"via", Field::Via),
     (b"host", Field::Host),
     (b"date", Field::Date),
     (b"vary", Field::Protected),
@@ -229,6 +232,7 @@ mod tests {
     fn known_names_are_found_in_any_case() {
         let known: &[(&str, Field)] = &[
             ("TE", Field::Te),
+            ("Via", Field::Via),
             ("Age", Field::Protected),
             ("Host", Field::Host),
             ("Date", Field::Date),

@@ -41,6 +41,8 @@ pub struct Forward<'a> {
     pub request_id: &'a [u8],
     /// For `Host` when an HTTP/1.0 client names none: the address it connected to.
     pub authority_fallback: &'a str,
+    /// The [`Via`](super::Via) line for the client's version, whole; empty adds none.
+    pub via: &'a [u8],
 }
 
 // What we add to a typical head, so that the output grows at most once.
@@ -74,7 +76,7 @@ impl Request<'_> {
             let keep = !line.dropped
                 && match line.field {
                     Field::Other | Field::Protected | Field::Date | Field::ContentLength => true,
-                    Field::TransferEncoding => true,
+                    Field::TransferEncoding | Field::Via => true,
                     Field::Host => as_sent,
                     Field::Expect => self.facts.expect_continue,
                     Field::MaxForwards => {
@@ -102,6 +104,7 @@ impl Request<'_> {
             }
         }
         let out = copier.out();
+        out.extend_from_slice(forward.via);
         self.write_forwarded(forward, &passed, out);
         push_line(out, b"X-Request-Id", forward.request_id);
         self.write_connection(out);

@@ -165,6 +165,7 @@ fn check_request(bytes: &[u8]) {
             port: 80,
             request_id: request.request_id().map_or(b"jihgfedcba9876543210", str::as_bytes),
             authority_fallback: "127.0.0.1:80",
+            via: b"Via: 1.1 me\r\n",
         };
         let mut out = Vec::new();
         request.write_upstream(&forward, &mut out);
@@ -198,7 +199,7 @@ fn check_response(bytes: &[u8], request: RequestFacts) {
     let facts = response.facts();
     assert!(!facts.reusable || facts.body != BodyFraming::Close);
     let keep_alive = request.keep_alive;
-    let deliver = Deliver { request, keep_alive, date: DATE, request_id: Some(b"id") };
+    let deliver = Deliver { request, keep_alive, date: DATE, request_id: Some(b"id"), via: b"" };
     let mut out = Vec::new();
     let Ok(delivery) = response.write_client(&deliver, &mut out) else { return };
     if out.is_empty() {

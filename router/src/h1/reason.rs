@@ -79,6 +79,7 @@ reasons! {
     ClientGoneInBody 499 "CL" "client_gone_in_body" "the client closed in the middle of the response";
     ClientWriteTimeout 499 "cL" "client_write_timeout" "the client stopped reading the response";
     NoRoute 404 "PR" "no_route" "no route matches this host and path";
+    LoopDetected 508 "PR" "loop_detected" "the request has passed through this router before";
     Misdirected 421 "PR" "misdirected" "this host is not served on this connection";
     BadReference 500 "PR" "bad_reference" "the route names a service that does not exist";
     NoInstance 503 "SC" "no_instance" "no instance of the service takes traffic";
@@ -93,6 +94,7 @@ reasons! {
     UpstreamTimeout 504 "sH" "upstream_timeout" "the instance did not answer in time";
     UpstreamBadResponse 502 "PH" "upstream_bad_response" "the instance sent a malformed response head";
     UpstreamHeadTooLarge 502 "PH" "upstream_head_too_large" "the instance sent a response head larger than allowed";
+    UpstreamTooManyInterim 502 "PH" "upstream_too_many_interim" "the instance sent more interim responses than allowed";
     UpstreamBadLength 502 "PH" "upstream_bad_length" "the instance sent an invalid or contradictory Content-Length";
     UpstreamBadUpgrade 502 "PH" "upstream_bad_upgrade" "the instance switched to a protocol that was not asked for";
     UpstreamBadCoding 502 "PH" "upstream_bad_coding" "the instance used a transfer coding that the client cannot read";
@@ -111,6 +113,70 @@ impl Reason {
     /// Seconds for `Retry-After`, on the replies where trying again may help.
     pub const fn retry_after_s(self) -> Option<u32> {
         if self.status() == 503 { Some(RETRY_AFTER_S) } else { None }
+    }
+
+    /// The registered type of `Proxy-Status` that comes nearest (RFC 9209 §2.3).
+    pub const fn proxy_error(self) -> &'static str {
+        use Reason::*;
+        match self {
+            NoRoute | Misdirected => "destination_not_found",
+            LoopDetected => "proxy_loop_detected",
+            BadReference => "proxy_configuration_error",
+            NoInstance => "destination_unavailable",
+            Overloaded | QueueTimeout => "connection_limit_reached",
+            Draining | DrainCut => "proxy_internal_response",
+            UpstreamConnectRefused => "connection_refused",
+            UpstreamConnectFailed => "destination_ip_unroutable",
+            UpstreamConnectTimeout => "connection_timeout",
+            UpstreamReset | UpstreamClosed => "connection_terminated",
+            UpstreamTimeout | UpstreamBodyTimeout => "http_response_timeout",
+            UpstreamBadResponse | UpstreamBadLength | UpstreamTooManyInterim => {
+                "http_protocol_error"
+            }
+            UpstreamHeadTooLarge => "http_response_header_section_size",
+            UpstreamBadUpgrade => "http_upgrade_failed",
+            UpstreamBadCoding | UpstreamBadChunk => "http_response_transfer_coding",
+            UpstreamBodyCut => "http_response_incomplete",
+            TunnelIdle => "connection_read_timeout",
+            ConnectRefused => "http_request_denied",
+            Internal => "proxy_internal_error",
+            BadRequestLine
+            | BadLineEnd
+            | BadHeaderName
+            | BadHeaderValue
+            | SpaceBeforeColon
+            | SpaceBeforeHeader
+            | FoldedHeader
+            | UnsupportedVersion
+            | UriTooLong
+            | HeadersTooLarge
+            | TooManyHeaders
+            | BadTarget
+            | FragmentInTarget
+            | BadPathEncoding
+            | MissingHost
+            | RepeatedHost
+            | BadHost
+            | LengthAndChunked
+            | BadContentLength
+            | RepeatedContentLength
+            | BadTransferEncoding
+            | ChunkedInOldVersion
+            | UnknownTransferCoding
+            | UnknownExpectation
+            | UpgradeWithBody
+            | TooManyOptions
+            | BadChunk
+            | BadTrailer
+            | TrailerTooLarge
+            | BodyTooLarge
+            | RequestTimeout
+            | BodyTimeout
+            | ClientGone
+            | ClientBodyCut
+            | ClientGoneInBody
+            | ClientWriteTimeout => "http_request_error",
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Client<'a> {
     pub date: &'a [u8; 29],
     /// `X-Request-Id`, if there is one.
     pub request_id: Option<&'a [u8]>,
+    /// The router's [`Via::pseudonym`](super::Via::pseudonym), for `Proxy-Status`.
+    pub pseudonym: &'a str,
 }
 
 /// A complete reply with a text body.
@@ -30,6 +32,8 @@ pub struct Reply<'a> {
     pub status: u16,
     /// Seconds for `Retry-After`.
     pub retry_after_s: Option<u32>,
+    /// What `Proxy-Status` says, if there is something to explain.
+    pub reason: Option<Reason>,
     /// The lines of the text; not sent in answer to HEAD.
     pub text: &'a [&'a str],
 }
@@ -39,6 +43,7 @@ pub fn write_error(reason: Reason, client: &Client<'_>, out: &mut Vec<u8>) {
     let reply = Reply {
         status: reason.status(),
         retry_after_s: reason.retry_after_s(),
+        reason: Some(reason),
         text: &[reason.as_str(), reason.explain()],
     };
     write_reply(&reply, client, out);
@@ -61,6 +66,9 @@ pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
         push_decimal(out, u64::from(seconds));
         out.extend_from_slice(b"\r\n");
     }
+    if let Some(reason) = reply.reason {
+        write_proxy_status(reason, client.pseudonym, out);
+    }
     if let Some(id) = client.request_id {
         push_line(out, b"X-Request-Id", id);
     }
@@ -72,6 +80,24 @@ pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(line.as_bytes());
             out.push(b'\n');
         }
+    }
+}
+
+/// The line that tells a proxy or a person behind us what went wrong (RFC 9209): the registered
+/// type, and the code and label that are in the log and the metrics.
+fn write_proxy_status(reason: Reason, pseudonym: &str, out: &mut Vec<u8>) {
+    for part in [
+        "Proxy-Status: ",
+        pseudonym,
+        "; error=",
+        reason.proxy_error(),
+        "; details=\"",
+        reason.code(),
+        " ",
+        reason.as_str(),
+        "\"\r\n",
+    ] {
+        out.extend_from_slice(part.as_bytes());
     }
 }
 
@@ -93,6 +119,7 @@ const fn phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "",
     }
 }
@@ -112,6 +139,7 @@ mod tests {
             keep_alive,
             date: DATE,
             request_id: Some(b"id-1"),
+            pseudonym: "me-1",
         };
         let mut out = Vec::new();
         write_error(reason, &client, &mut out);
@@ -125,6 +153,7 @@ mod tests {
             text,
             "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\n\
              Content-Length: 45\r\nCache-Control: no-store\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             Proxy-Status: me-1; error=destination_not_found; details=\"PR no_route\"\r\n\
              X-Request-Id: id-1\r\n\r\nno_route\nno route matches this host and path\n"
         );
     }

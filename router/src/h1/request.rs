@@ -47,6 +47,8 @@ pub struct Request<'a> {
     pub(super) authority: Option<&'a [u8]>,
     /// The client speaks the trailer section (`TE: trailers`).
     pub(super) takes_trailers: bool,
+    /// Somebody has passed it on before and says so.
+    pub(super) has_via: bool,
     head_len: usize,
     method: &'a str,
     target_text: &'a str,
@@ -98,6 +100,7 @@ pub fn parse_request<'a>(
         target: parts,
         authority,
         takes_trailers: fields.takes_trailers,
+        has_via: fields.has_via,
         head_len: start + head.len(),
         method,
         target_text: target,
@@ -164,6 +167,7 @@ struct Fields<'a> {
     expect_continue: bool,
     upgrade: Option<Upgrade>,
     takes_trailers: bool,
+    has_via: bool,
     max_forwards: Option<u64>,
     request_ids: usize,
     request_id: Option<&'a str>,
@@ -200,6 +204,7 @@ impl<'a> Fields<'a> {
                     fields.upgrade = fields.upgrade.or(members(value).find_map(Upgrade::of));
                 }
                 Field::Te => fields.takes_trailers |= lists_trailers(value),
+                Field::Via => fields.has_via = true,
                 Field::MaxForwards => fields.max_forwards = decimal(value),
                 Field::RequestId => {
                     fields.request_ids += 1;

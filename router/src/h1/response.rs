@@ -6,7 +6,7 @@ use super::body::BodyFraming;
 use super::field::{Field, decimal, members};
 use super::head::{HeadScratch, Options, TooManyOptions};
 use super::limits::{HEADERS_HARD_MAX, Limits};
-use super::method::{Method, Upgrade};
+use super::method::{Method, Upgrade, Version};
 use super::plain::{self, PlainResponse};
 use super::reason::Reason;
 use super::request::RequestFacts;
@@ -51,6 +51,7 @@ pub struct Response<'a> {
     pub(super) coded: bool,
     /// The upstream sent a `Date`.
     pub(super) dated: bool,
+    version: Version,
 }
 
 /// Parses the head at the start of `buf`, an answer to `request`; `None` means that more bytes are
@@ -82,7 +83,18 @@ pub fn parse_response<'a>(
     // `HTTP/1.1 200 ` + reason + CRLF, nothing else.
     let start_as_sent = minor == 1 && start.len() == 15 + reason.len() && start.ends_with(b"\r\n");
     let (coded, dated) = (fields.coding.others, fields.dated);
-    Ok(Some(Response { scratch, head, facts, reason, start_as_sent, length, coded, dated }))
+    let version = if minor == 0 { Version::V10 } else { Version::V11 };
+    Ok(Some(Response {
+        scratch,
+        head,
+        facts,
+        reason,
+        start_as_sent,
+        length,
+        coded,
+        dated,
+        version,
+    }))
 }
 
 /// Reads a head that is not plain, or not complete.
@@ -253,6 +265,11 @@ impl<'a> Response<'a> {
     /// The facts to keep.
     pub fn facts(&self) -> ResponseFacts {
         self.facts
+    }
+
+    /// The version that the upstream speaks.
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// The first header of this name.

@@ -157,6 +157,9 @@ fn choose(
     if facts.max_forwards == Some(0) && matches!(facts.method, Method::Options | Method::Trace) {
         return Err(Refused::LastHop);
     }
+    if conn.client.listener.has_seen(request) {
+        return Err(Refused::Reason(Reason::LoopDetected));
+    }
     if asks_for_tls(request.target()) {
         return Err(Refused::Reason(Reason::Misdirected));
     }
@@ -192,6 +195,7 @@ fn write_head(conn: &Conn, request: &Request<'_>, id: &RequestId, head: &mut Vec
         port: local.port(),
         request_id: id.as_bytes(),
         authority_fallback,
+        via: conn.client.listener.via_line(request.facts().version),
     };
     request.write_upstream(&forward, head);
 }

@@ -13,11 +13,16 @@ use crate::h1::{
     BodyFraming, BodyState, CHUNK_END, ChunkHead, Deliver, LAST_CHUNK, Phase, Reason, Relay,
     RequestFacts, Response, ResponseFacts, parse_response,
 };
+use crate::listener::Listener;
 use crate::worker::Worker;
 
 /// A server that names the wait after which it closes an idle connection gets so much less of
 /// it: it counts from its last write, we from our last read.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Interim responses before the final one. A server needs one of each kind; one that sends
+/// nothing else would keep its client waiting for ever.
+const INTERIM_MAX: u8 = 32;
 
 /// What a download waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,7 @@ pub(super) enum Receiving {
 /// What a response is read for.
 pub(super) struct Asked<'r> {
     pub(super) worker: &'r Worker,
+    pub(super) listener: &'r Listener,
     pub(super) request: RequestFacts,
     pub(super) id: &'r [u8],
     /// The connection of the client stays open, as far as the request is concerned.
@@ -62,7 +68,10 @@ pub(super) struct Download {
     facts: Option<ResponseFacts>,
     keep_alive: bool,
     begun: bool,
-    interim: bool,
+    /// Interim responses so far.
+    interims: u8,
+    /// A part of the next head is there: from then on there is no more time for the rest.
+    head_begun: bool,
     idle_max: Option<Duration>,
     written: u64,
 }
@@ -79,7 +88,8 @@ impl Download {
             facts: None,
             keep_alive: false,
             begun: false,
-            interim: false,
+            interims: 0,
+            head_begun: false,
             idle_max: None,
             written: 0,
         }
@@ -92,12 +102,24 @@ impl Download {
 
     /// Whether the instance has said something before its answer.
     pub(super) fn had_interim(&self) -> bool {
-        self.interim
+        self.interims > 0
     }
 
     /// The answer, once the client is to get it: from then on there can be no other.
     pub(super) fn facts(&self) -> Option<ResponseFacts> {
         self.facts
+    }
+
+    /// Whether the client has got nothing of an answer: then it can still be given another.
+    pub(super) fn is_untold(&self) -> bool {
+        self.facts.is_none() || self.written == 0
+    }
+
+    /// Takes an answer back that has not left. Interim heads before it are not worth keeping.
+    pub(super) fn forget_answer(&mut self) {
+        if self.facts.is_some() {
+            self.outbox.clear();
+        }
     }
 
     /// Both directions are a tunnel now; [`Download::take_rest`] has its first bytes.
@@ -171,7 +193,11 @@ impl Download {
             }
             match self.buffer.poll_fill(cx, upstream) {
                 Poll::Pending => return Ok(Receiving::Upstream),
-                Poll::Ready(Ok(1..)) => (self.begun, *moved) = (true, true),
+                Poll::Ready(Ok(1..)) => {
+                    self.begun = true;
+                    *moved |= !(self.stage == Stage::Head && self.head_begun);
+                    self.head_begun = true;
+                }
                 Poll::Ready(Ok(0)) => self.ended(None, asked)?,
                 Poll::Ready(Err(error)) => self.ended(Some(&error), asked)?,
             }
@@ -200,16 +226,23 @@ impl Download {
         let parsed = parse_response(self.buffer.data(), scratch, &asked.request, limits)?;
         let Some(response) = parsed else { return Ok(false) };
         let facts = response.facts();
+        if facts.phase == Phase::Interim && self.interims == INTERIM_MAX {
+            return Err(Reason::UpstreamTooManyInterim);
+        }
         let date = asked.worker.clock.date();
         let deliver = Deliver {
             request: asked.request,
             keep_alive: asked.keep_alive,
             date: &date,
             request_id: Some(asked.id),
+            via: asked.listener.via_line(response.version()),
         };
         let delivery = response.write_client(&deliver, self.outbox.head())?;
         match facts.phase {
-            Phase::Interim => self.interim = true,
+            Phase::Interim => {
+                self.interims += 1;
+                self.head_begun = false;
+            }
             Phase::Switch(_) => (self.stage, self.facts) = (Stage::Switched, Some(facts)),
             Phase::Final => {
                 if !asked.reused {

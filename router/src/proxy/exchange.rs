@@ -164,6 +164,7 @@ impl Exchange {
         )?;
         let asked = Asked {
             worker: &client.worker,
+            listener: &client.listener,
             request: self.facts,
             id: self.id.as_bytes(),
             // Where a request that was not read would end, nobody knows.
@@ -325,8 +326,9 @@ impl Exchange {
         self.count(reason.status());
         let body_read = self.upload.is_read();
         self.upload.let_go(&mut conn.input);
-        let is_answerable = self.download.facts().is_none() && reason.status() != 499;
+        let is_answerable = self.download.is_untold() && reason.status() != 499;
         if is_answerable {
+            self.download.forget_answer();
             let (facts, id) = (Some(self.facts), Some(&self.id));
             let outbox = &mut self.download.outbox;
             return send_error(conn, reason, facts, id, body_read, outbox).await;

@@ -46,8 +46,13 @@ impl Refusal {
             None => {
                 let keep_alive = keeps_alive(conn, facts, body_read);
                 let date = conn.client.worker.clock.date();
-                let request_id = id.map(RequestId::as_bytes);
-                let client = h1::Client { request: facts, keep_alive, date: &date, request_id };
+                let client = h1::Client {
+                    request: facts,
+                    keep_alive,
+                    date: &date,
+                    request_id: id.map(RequestId::as_bytes),
+                    pseudonym: conn.client.listener.router().pseudonym(),
+                };
                 write_reply(&last_hop(facts), &client, outbox.head());
                 flush(conn, keep_alive, &mut outbox).await
             }
@@ -58,10 +63,15 @@ impl Refusal {
 fn last_hop(facts: Option<RequestFacts>) -> Reply<'static> {
     match facts.map(|facts| facts.method) {
         // Reflecting a request would show headers that only we should see.
-        Some(Method::Trace) => {
-            Reply { status: 501, retry_after_s: None, text: &["TRACE is not answered here"] }
+        Some(Method::Trace) => Reply {
+            status: 501,
+            retry_after_s: None,
+            reason: None,
+            text: &["TRACE is not answered here"],
+        },
+        _ => {
+            Reply { status: 200, retry_after_s: None, reason: None, text: &["the router is here"] }
         }
-        _ => Reply { status: 200, retry_after_s: None, text: &["the router is here"] },
     }
 }
 
@@ -87,8 +97,13 @@ pub(super) async fn send_error(
     );
     let keep_alive = keeps_alive(conn, facts, body_read);
     let date = worker.clock.date();
-    let request_id = id.map(RequestId::as_bytes);
-    let client = h1::Client { request: facts, keep_alive, date: &date, request_id };
+    let client = h1::Client {
+        request: facts,
+        keep_alive,
+        date: &date,
+        request_id: id.map(RequestId::as_bytes),
+        pseudonym: conn.client.listener.router().pseudonym(),
+    };
     write_error(reason, &client, outbox.head());
     flush(conn, keep_alive, outbox).await
 }

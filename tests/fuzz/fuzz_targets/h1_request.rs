@@ -15,6 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
         port: 80,
         request_id: request.request_id().map_or(b"0123456789abcdefghij", str::as_bytes),
         authority_fallback: "127.0.0.1:80",
+        via: b"Via: 1.1 me\r\n",
     };
     let mut out = Vec::new();
     request.write_upstream(&forward, &mut out);

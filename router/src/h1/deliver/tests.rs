@@ -5,7 +5,8 @@ use crate::h1::response::tests::asked;
 use crate::h1::{HeadScratch, Limits, parse_response};
 
 const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
-const ADDED: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT";
+const VIA: &[u8] = b"Via: 1.1 me\r\n";
+const ADDED: &str = "Via: 1.1 me|Date: Sun, 06 Nov 1994 08:49:37 GMT";
 
 fn current() -> RequestFacts {
     asked("GET / HTTP/1.1\r\nHost: a")
@@ -25,7 +26,8 @@ fn delivered(
     let head = head.replace('|', "\r\n") + "\r\n\r\n";
     let mut scratch = HeadScratch::new();
     let response = parse_response(head.as_bytes(), &mut scratch, &request, &Limits::DEFAULT);
-    let deliver = Deliver { request, keep_alive, date: DATE, request_id: id.map(str::as_bytes) };
+    let deliver =
+        Deliver { request, keep_alive, date: DATE, request_id: id.map(str::as_bytes), via: VIA };
     let mut out = Vec::new();
     let delivery = response.unwrap().unwrap().write_client(&deliver, &mut out)?;
     let text = String::from_utf8_lossy(&out).into_owned();
@@ -44,7 +46,7 @@ fn end_to_end_lines_keep_their_order_and_case() {
     check(
         current(),
         "HTTP/1.1 200 Fine|Set-Cookie: a=1|X: 1|set-cookie: b=2|Date: now|Content-Length: 5|Server: x",
-        "HTTP/1.1 200 Fine|Set-Cookie: a=1|X: 1|set-cookie: b=2|Date: now|Content-Length: 5|Server: x",
+        "HTTP/1.1 200 Fine|Set-Cookie: a=1|X: 1|set-cookie: b=2|Date: now|Content-Length: 5|Server: x|Via: 1.1 me",
         Relay::Raw,
         true,
     );
@@ -67,7 +69,7 @@ fn a_repaired_head_is_sent_clean() {
     check(
         current(),
         "HTTP/1.0 404|X : a|  b|Y:c|Content-Length: 5, 5|Content-Length: 5|Date: 1|Date: 2",
-        "HTTP/1.1 404 |X: a b|Y: c|Content-Length: 5|Date: 1",
+        "HTTP/1.1 404 |X: a b|Y: c|Content-Length: 5|Date: 1|Via: 1.1 me",
         Relay::Raw,
         true,
     );
@@ -79,7 +81,7 @@ fn a_phrase_outside_ascii_is_left_out() {
     let mut scratch = HeadScratch::new();
     let request = current();
     let response = parse_response(head, &mut scratch, &request, &Limits::DEFAULT).unwrap().unwrap();
-    let deliver = Deliver { request, keep_alive: true, date: DATE, request_id: None };
+    let deliver = Deliver { request, keep_alive: true, date: DATE, request_id: None, via: VIA };
     let mut out = Vec::new();
     response.write_client(&deliver, &mut out).unwrap();
     assert!(out.starts_with(b"HTTP/1.1 200 \r\nContent-Length: 0\r\n"), "{out:?}");
@@ -162,7 +164,7 @@ fn an_old_client_is_told_that_the_connection_stays() {
 fn a_connection_that_is_to_close_says_so() {
     let head = "HTTP/1.1 200 OK|Connection: keep-alive|Content-Length: 5|Date: x";
     let (text, delivery) = delivered(current(), false, None, head).unwrap();
-    assert_eq!(text, "HTTP/1.1 200 OK|Content-Length: 5|Date: x|Connection: close");
+    assert_eq!(text, "HTTP/1.1 200 OK|Content-Length: 5|Date: x|Via: 1.1 me|Connection: close");
     assert!(!delivery.keep_alive);
 }
 
@@ -183,7 +185,7 @@ fn a_switch_opens_a_tunnel() {
         "HTTP/1.1 101 Switching Protocols|Upgrade: WebSocket|Connection: Upgrade|\
          Sec-WebSocket-Accept: x",
         "HTTP/1.1 101 Switching Protocols|Sec-WebSocket-Accept: x|Connection: upgrade|\
-         Upgrade: websocket",
+         Upgrade: websocket|Via: 1.1 me",
         Relay::Tunnel,
         false,
     );
@@ -193,7 +195,7 @@ fn a_switch_opens_a_tunnel() {
 fn the_request_id_is_answered_if_asked_for() {
     let head = "HTTP/1.1 200 OK|X-Request-Id: theirs|Content-Length: 5|Date: x";
     let (text, _) = delivered(current(), true, Some("ours"), head).unwrap();
-    assert_eq!(text, "HTTP/1.1 200 OK|Content-Length: 5|Date: x|X-Request-Id: ours");
+    assert_eq!(text, "HTTP/1.1 200 OK|Content-Length: 5|Date: x|Via: 1.1 me|X-Request-Id: ours");
     let (text, _) = delivered(current(), true, None, head).unwrap();
-    assert_eq!(text, "HTTP/1.1 200 OK|X-Request-Id: theirs|Content-Length: 5|Date: x");
+    assert_eq!(text, "HTTP/1.1 200 OK|X-Request-Id: theirs|Content-Length: 5|Date: x|Via: 1.1 me");
 }

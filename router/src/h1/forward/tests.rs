@@ -12,6 +12,7 @@ const PLAIN: Forward<'_> = Forward {
     port: 8080,
     request_id: ID.as_bytes(),
     authority_fallback: "127.0.0.1:8080",
+    via: b"",
 };
 
 const ADDED: &str = "X-Forwarded-For: 127.0.0.9|X-Forwarded-Host: a.test|X-Forwarded-Proto: http|\
@@ -186,6 +187,18 @@ fn a_body_keeps_its_framing() {
     check(
         "POST / HTTP/1.1|Host: a.test|content-length:  7 ",
         "POST / HTTP/1.1|Host: a.test|content-length: 7|ADDED",
+    );
+}
+
+#[test]
+fn we_add_ourselves_behind_everybody_else_who_passed_it_on() {
+    let forward = Forward { via: b"Via: 1.1 me\r\n", ..PLAIN };
+    let head = "GET / HTTP/1.1|Host: a.test|via: 1.0 fred|Connection: Via|X: y|Via: 1.1 joe (x)";
+    assert_eq!(
+        forwarded(head, &forward),
+        format!(
+            "GET / HTTP/1.1|Host: a.test|via: 1.0 fred|X: y|Via: 1.1 joe (x)|Via: 1.1 me|{ADDED}"
+        )
     );
 }
 
