@@ -19,6 +19,7 @@ mod listeners;
 mod messages;
 #[path = "proxy/overload.rs"]
 mod overload;
+#[expect(dead_code, reason = "shared with the tests of the rules, which use the rest of it")]
 #[path = "proxy/peer.rs"]
 mod peer;
 #[path = "proxy/raw.rs"]

@@ -102,6 +102,13 @@ impl Peer {
         self.0.read_exact(&mut bytes).await.ok().map(|_| bytes)
     }
 
+    /// What comes next, however little; empty at the end, whatever the end is.
+    pub async fn some(&mut self) -> Vec<u8> {
+        let bytes = within("bytes", self.0.fill_buf()).await.unwrap_or_default().to_vec();
+        self.0.consume(bytes.len());
+        bytes
+    }
+
     /// Everything until the other side closes in peace.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -184,6 +191,11 @@ impl Peer {
             message.body = self.rest().await;
         }
         message
+    }
+
+    /// The rest of a response of which the head has come.
+    pub async fn body_of(&mut self, head: Message) -> Message {
+        self.body(head.lines, true).await
     }
 
     /// One request and its response.
