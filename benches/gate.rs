@@ -30,7 +30,7 @@ use portolan_discovery::model::{
 use portolan_discovery::snapshot::Snapshot;
 use portolan_dns::{Cache, Client, Decision, View, Zone, ZoneConfig, answer};
 use portolan_router::h1::{
-    BodyFraming, BodyState, Deliver, Forward, HeadScratch, Limits, RequestFacts, Scheme,
+    BodyFraming, BodyState, Deliver, Forward, HeadScratch, Limits, RequestFacts, Rewrite, Scheme,
     parse_request, parse_response,
 };
 use portolan_router::metrics::Metrics;
@@ -261,6 +261,7 @@ const FORWARD: Forward<'_> = Forward {
     request_id: b"0123456789abcdef0123456789abcdef",
     authority_fallback: "127.0.0.1:8080",
     via: b"Via: 1.1 portolan-0123456789ab\r\n",
+    rewrite: Rewrite::NONE,
 };
 
 struct Codec {

@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use portolan_router::h1::{
-    BodyFraming, BodyState, Deliver, Forward, HeadScratch, Limits, Scheme, parse_request,
+    BodyFraming, BodyState, Deliver, Forward, HeadScratch, Limits, Rewrite, Scheme, parse_request,
     parse_response,
 };
 use std::hint::black_box;
@@ -35,6 +35,7 @@ const FORWARD: Forward<'_> = Forward {
     request_id: b"0123456789abcdef0123456789abcdef",
     authority_fallback: "127.0.0.1:8080",
     via: b"Via: 1.1 portolan-0123456789ab\r\n",
+    rewrite: Rewrite::NONE,
 };
 
 fn heads(criterion: &mut Criterion) {

@@ -33,7 +33,7 @@ mod via;
 pub use body::{BodyFraming, BodyState, Payload, Progress};
 pub use chunk::{CHUNK_END, ChunkHead, LAST_CHUNK};
 pub use deliver::{Deliver, Delivery, Relay};
-pub use forward::{Forward, Scheme};
+pub use forward::{Forward, Rewrite, Scheme};
 pub use head::HeadScratch;
 pub use limits::{HEADERS_HARD_MAX, Limits};
 pub use method::{Method, Upgrade, Version};

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use portolan_router::h1::{
-    BodyFraming, BodyState, Client, Deliver, Forward, HeadScratch, Limits, Reason, Scheme,
+    BodyFraming, BodyState, Client, Deliver, Forward, HeadScratch, Limits, Reason, Rewrite, Scheme,
     parse_request, parse_response, write_error,
 };
 
@@ -59,6 +59,7 @@ fn pass_all(scratch: &mut HeadScratch, out: &mut Vec<u8>) {
         request_id: b"0123456789abcdefghij",
         authority_fallback: "127.0.0.1:80",
         via: b"Via: 1.1 portolan-0123456789ab\r\n",
+        rewrite: Rewrite::NONE,
     };
     for bytes in REQUESTS {
         out.clear();

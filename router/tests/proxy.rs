@@ -26,6 +26,8 @@ mod peer;
 mod raw;
 #[path = "proxy/rig.rs"]
 mod rig;
+#[path = "proxy/routes.rs"]
+mod routes;
 #[path = "proxy/tcp.rs"]
 mod tcp;
 #[path = "proxy/tunnels.rs"]

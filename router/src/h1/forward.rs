@@ -26,7 +26,22 @@ impl Scheme {
     }
 }
 
-/// What the connection adds to a request.
+/// What the route changes in a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite<'a> {
+    /// The prefix that the path matched and what takes its place, both without a slash at
+    /// their end: nothing for the root.
+    pub prefix: Option<(&'a str, &'a str)>,
+    /// Sent as `Host`.
+    pub host: Option<&'a str>,
+}
+
+impl Rewrite<'_> {
+    /// The request is sent on as it came.
+    pub const NONE: Self = Self { prefix: None, host: None };
+}
+
+/// What the connection and the route add to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
     /// The client's address as text, without port or brackets; made once a connection.
@@ -43,6 +58,8 @@ pub struct Forward<'a> {
     pub authority_fallback: &'a str,
     /// The [`Via`](super::Via) line for the client's version, whole; empty adds none.
     pub via: &'a [u8],
+    /// What the route changes; mostly nothing.
+    pub rewrite: Rewrite<'a>,
 }
 
 // What we add to a typical head, so that the output grows at most once.
@@ -64,11 +81,14 @@ impl Request<'_> {
     pub fn write_upstream(&self, forward: &Forward<'_>, out: &mut Vec<u8>) {
         out.reserve(self.head.len() + ADDED_BYTES);
         let mut copier = Copier::new(self.scratch, self.head, out);
-        let as_sent = self.target.form != TargetForm::Absolute && self.authority.is_some();
+        let is_absolute = self.target.form == TargetForm::Absolute;
+        let host_follows =
+            !is_absolute && self.authority.is_some() && forward.rewrite.host.is_none();
+        let as_sent = host_follows && forward.rewrite.prefix.is_none();
         if as_sent && self.facts.version == Version::V11 {
             copier.range(0, self.scratch.start_line_end());
         } else {
-            self.write_start(as_sent, forward, copier.out());
+            self.write_start(host_follows, forward, copier.out());
         }
         let mut passed = Passed::default();
         for (index, line) in self.scratch.lines.iter().enumerate() {
@@ -77,7 +97,7 @@ impl Request<'_> {
                 && match line.field {
                     Field::Other | Field::Protected | Field::Date | Field::ContentLength => true,
                     Field::TransferEncoding | Field::Via => true,
-                    Field::Host => as_sent,
+                    Field::Host => host_follows,
                     Field::Expect => self.facts.expect_continue,
                     Field::MaxForwards => {
                         self.write_max_forwards(&mut copier, index);
@@ -119,19 +139,22 @@ impl Request<'_> {
         let (path, query) = (self.target.path, self.target.query);
         // An absolute OPTIONS without a path asks about the server itself (RFC 9112 §3.2.4).
         let whole = self.method() == "OPTIONS" && query.is_none();
-        out.extend_from_slice(match path {
-            "" if whole => b"*",
-            "" => b"/",
-            path => path.as_bytes(),
-        });
+        match (path, forward.rewrite.prefix) {
+            ("*", _) => out.push(b'*'),
+            ("", _) if whole => out.push(b'*'),
+            (_, Some(prefix)) => write_rewritten(self.path(), prefix, out),
+            ("", None) => out.push(b'/'),
+            (path, None) => out.extend_from_slice(path.as_bytes()),
+        }
         if let Some(query) = query {
             out.push(b'?');
             out.extend_from_slice(query.as_bytes());
         }
         out.extend_from_slice(b" HTTP/1.1\r\n");
         if !host_follows {
-            let authority = self.authority.unwrap_or(forward.authority_fallback.as_bytes());
-            push_line(out, b"Host", authority);
+            let rewritten = forward.rewrite.host.map(str::as_bytes);
+            let authority = rewritten.or(self.authority);
+            push_line(out, b"Host", authority.unwrap_or(forward.authority_fallback.as_bytes()));
         }
     }
 
@@ -206,6 +229,20 @@ impl Request<'_> {
             out.extend_from_slice(b"TE: trailers\r\n");
         }
     }
+}
+
+/// Writes the path with another prefix. It is the path that was matched, not the one sent: in
+/// that the prefix may be spelled in many ways. Where the two parts meet there is one slash, so
+/// that what is left of `/a//b.test/` without `/a` is not taken for an authority.
+fn write_rewritten(path: &str, (matched, replacement): (&str, &str), out: &mut Vec<u8>) {
+    debug_assert!(path.starts_with(matched), "the route was chosen for its prefix");
+    let rest = path.strip_prefix(matched).unwrap_or(path);
+    let below = rest.trim_start_matches('/');
+    out.extend_from_slice(replacement.as_bytes());
+    if replacement.is_empty() || below.len() < rest.len() {
+        out.push(b'/');
+    }
+    out.extend_from_slice(below.as_bytes());
 }
 
 /// Sets the mark if the header is believed, and says whether it is.

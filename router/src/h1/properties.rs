@@ -166,6 +166,7 @@ fn check_request(bytes: &[u8]) {
             request_id: request.request_id().map_or(b"jihgfedcba9876543210", str::as_bytes),
             authority_fallback: "127.0.0.1:80",
             via: b"Via: 1.1 me\r\n",
+            rewrite: Rewrite::NONE,
         };
         let mut out = Vec::new();
         request.write_upstream(&forward, &mut out);
@@ -190,6 +191,35 @@ fn check_request(bytes: &[u8]) {
         if !request.host().is_empty() {
             assert_eq!((again.host(), again.port()), (request.host(), request.port()));
         }
+        check_rewrite(&request, &forward);
+    }
+}
+
+/// Its first segment is taken away or replaced: the rest of the path is the one that was matched,
+/// and the head is still one.
+fn check_rewrite(request: &Request<'_>, forward: &Forward<'_>) {
+    let path = request.path();
+    let end = path[1..].find('/').map_or(path.len(), |at| at + 1);
+    let (matched, rest) = if path == "/" { ("", path) } else { path.split_at(end) };
+    for replacement in ["", "/b"] {
+        let rewrite = Rewrite { prefix: Some((matched, replacement)), host: Some("inner.test") };
+        let mut out = Vec::new();
+        request.write_upstream(&Forward { rewrite, ..*forward }, &mut out);
+        assert_clean(&out);
+        let mut scratch = HeadScratch::new();
+        let limits = Limits { head_bytes_max: 1 << 16, headers_max: 64, ..LIMITS };
+        let again = parse_request(&out, &mut scratch, &limits).unwrap().unwrap();
+        assert_eq!((again.head_len(), again.host()), (out.len(), "inner.test"));
+        assert_eq!((again.method(), again.query()), (request.method(), request.query()));
+        assert_eq!(again.facts().body, request.facts().body);
+        let below = rest.trim_start_matches('/');
+        let expected = match (replacement, below.len() < rest.len()) {
+            _ if again.form() == TargetForm::Asterisk => "/".to_owned(),
+            ("", _) | (_, true) => format!("{replacement}/{below}"),
+            _ => replacement.to_owned(),
+        };
+        assert_eq!(again.path(), expected, "{path}");
+        assert!(!again.target().starts_with("//"));
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
     let begun = match choose(conn, &request) {
         Ok((route, picked)) => {
             let mut head = buffer::head();
-            write_head(conn, &request, &id, &mut head);
+            write_head(conn, &request, &route, &id, &mut head);
             let limits = Limits {
                 body_bytes_max: route.body_bytes_max.unwrap_or(u64::MAX),
                 ..worker.limits.http
@@ -178,7 +178,13 @@ fn choose(
     })
 }
 
-fn write_head(conn: &Conn, request: &Request<'_>, id: &RequestId, head: &mut Vec<u8>) {
+fn write_head(
+    conn: &Conn,
+    request: &Request<'_>,
+    route: &RouteEntry,
+    id: &RequestId,
+    head: &mut Vec<u8>,
+) {
     let local = conn.client.listener.local;
     let fallback;
     let authority_fallback = if request.host().is_empty() {
@@ -196,6 +202,7 @@ fn write_head(conn: &Conn, request: &Request<'_>, id: &RequestId, head: &mut Vec
         request_id: id.as_bytes(),
         authority_fallback,
         via: conn.client.listener.via_line(request.facts().version),
+        rewrite: route.rewrite(),
     };
     request.write_upstream(&forward, head);
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use portolan_discovery::model::route::RewriteError;
 use portolan_discovery::model::{
     HostPattern, HttpRule, ListenerName, Revision, Route, RouteName, Rule, ServiceName,
 };
@@ -33,6 +34,9 @@ pub enum RouteFault {
     /// A TCP route without a listener would take every connection of every listener.
     #[error("it is for tcp and names no listener")]
     NoListener,
+    /// It changes what is not there.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
 }
 
 /// What a compile did and found. Routes and services are those that changed; panic and kept
@@ -287,6 +291,9 @@ enum Place<'r> {
 fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
     if route.backends.is_empty() {
         return Err(RouteFault::NoBackend);
+    }
+    if let Some(rewrite) = &route.rewrite {
+        rewrite.fits(&route.rule)?;
     }
     match (&route.rule, &route.listener) {
         (Rule::Http(rule), _) => Ok(Place::Http(rule)),

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use portolan_discovery::model::{
-    HttpRule, ListenerName, PathPattern, Predicates, Route, RouteName, RouteTimeouts, Rule,
-    ServiceName,
+    Host, HttpRule, ListenerName, PathPattern, Predicates, Rewrite, Route, RouteName,
+    RouteTimeouts, Rule, ServiceName,
 };
 use smallvec::SmallVec;
 
@@ -14,6 +14,7 @@ use super::service::{ServiceKey, ServiceTable};
 use super::{Table, paths};
 use crate::balance::{Tried, mix, scale};
 use crate::endpoint::InFlight;
+use crate::h1;
 use crate::metrics::ServiceMetrics;
 
 /// Why no endpoint was picked.
@@ -51,6 +52,8 @@ pub struct RouteEntry {
     pub(super) listener: Option<ListenerName>,
     /// Whether it asks for more than a host and a path that is not a regular expression.
     asks: bool,
+    /// What it changes in a request.
+    rewrite: Option<Box<Rewrite>>,
     /// Its waits, if it has any of its own.
     timeouts: Option<Box<RouteTimeouts>>,
     /// One lies in the route's own piece of memory.
@@ -80,6 +83,7 @@ impl RouteEntry {
         Self {
             name: record.name.clone(),
             asks: asks(&record.rule),
+            rewrite: record.rewrite.clone(),
             timeouts: (record.timeouts != NO_TIMEOUTS).then(|| Box::new(record.timeouts)),
             body_bytes_max: record.body_bytes_max,
             listener: record.listener.clone(),
@@ -92,6 +96,17 @@ impl RouteEntry {
     /// Its waits.
     pub fn timeouts(&self) -> &RouteTimeouts {
         self.timeouts.as_deref().unwrap_or(&NO_TIMEOUTS)
+    }
+
+    /// What it changes in a request that it takes.
+    pub(crate) fn rewrite(&self) -> h1::Rewrite<'_> {
+        let Some(rewrite) = &self.rewrite else { return h1::Rewrite::NONE };
+        let matched = self.http().map_or("", |rule| paths::prefix_text(rule.path.path()));
+        let prefix = rewrite.prefix.as_ref();
+        h1::Rewrite {
+            prefix: prefix.map(|prefix| (matched, paths::prefix_text(prefix.as_str()))),
+            host: rewrite.host.as_ref().map(Host::as_str),
+        }
     }
 
     /// The record it is compiled from.

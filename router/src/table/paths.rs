@@ -122,7 +122,7 @@ fn is_below(prefix: &[u8], path: &[u8]) -> bool {
 }
 
 /// `/` is the prefix of no segments.
-fn prefix_text(prefix: &str) -> &str {
+pub(super) fn prefix_text(prefix: &str) -> &str {
     if prefix == "/" { "" } else { prefix }
 }
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portolan_router::h1::{Forward, HeadScratch, Limits, Scheme, parse_request};
+use portolan_router::h1::{Forward, HeadScratch, Limits, Rewrite, Scheme, parse_request};
 
 fuzz_target!(|bytes: &[u8]| {
     let limits = Limits::DEFAULT;
@@ -16,6 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         request_id: request.request_id().map_or(b"0123456789abcdefghij", str::as_bytes),
         authority_fallback: "127.0.0.1:80",
         via: b"Via: 1.1 me\r\n",
+        rewrite: Rewrite::NONE,
     };
     let mut out = Vec::new();
     request.write_upstream(&forward, &mut out);

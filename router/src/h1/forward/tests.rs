@@ -13,6 +13,7 @@ const PLAIN: Forward<'_> = Forward {
     request_id: ID.as_bytes(),
     authority_fallback: "127.0.0.1:8080",
     via: b"",
+    rewrite: Rewrite::NONE,
 };
 
 const ADDED: &str = "X-Forwarded-For: 127.0.0.9|X-Forwarded-Host: a.test|X-Forwarded-Proto: http|\
@@ -225,4 +226,72 @@ fn what_was_written_reads_as_the_same_request() {
     assert_eq!(before.facts(), after.facts());
     assert_eq!((before.host(), before.path()), (after.host(), after.path()));
     assert_eq!(after.request_id(), Some(ID));
+}
+
+#[track_caller]
+fn check_rewritten(prefix: Option<(&str, &str)>, host: Option<&str>, head: &str, expected: &str) {
+    let forward = Forward { rewrite: Rewrite { prefix, host }, ..PLAIN };
+    assert_eq!(forwarded(head, &forward), expected.replace("ADDED", ADDED), "{head}");
+}
+
+#[test]
+fn another_prefix_takes_the_place_of_the_one_that_was_matched() {
+    for (matched, replacement, target, sent) in [
+        ("/a", "/b", "/a", "/b"),
+        ("/a", "/b", "/a/", "/b/"),
+        ("/a", "/b", "/a/x", "/b/x"),
+        ("/a", "/b", "/a/x/", "/b/x/"),
+        ("/a", "/b", "/a?x=/a/y", "/b?x=/a/y"),
+        ("/a", "/b/c", "/a/x?", "/b/c/x?"),
+        ("/a", "/b", "/a//x//y", "/b/x//y"),
+        ("/a", "", "/a", "/"),
+        ("/a", "", "/a/", "/"),
+        ("/a", "", "/a/x", "/x"),
+        ("/a", "", "/a?q", "/?q"),
+        ("/a", "", "/a//evil.test/x", "/evil.test/x"),
+        ("/a", "", "/a////", "/"),
+        ("/a", "", "/%61/x%2Fy/%7e", "/x%2Fy/~"),
+        ("/a", "", "/c/../a/b", "/b"),
+        ("/a", "", "/a/..%2fx", "/..%2Fx"),
+        ("", "/b", "/", "/b/"),
+        ("", "/b", "/x", "/b/x"),
+        ("", "", "/x", "/x"),
+        ("/a/b", "/a", "/a/b/b", "/a/b"),
+        ("/a", "/b", "http://a.test/a/x", "/b/x"),
+        ("", "/b", "http://a.test", "/b/"),
+    ] {
+        let prefix = Some((matched, replacement));
+        let head = format!("GET {target} HTTP/1.1|Host: a.test|X: 1");
+        let expected = format!("GET {sent} HTTP/1.1|Host: a.test|X: 1|ADDED");
+        check_rewritten(prefix, None, &head, &expected);
+    }
+}
+
+#[test]
+fn the_server_itself_has_no_prefix() {
+    let prefix = Some(("", "/b"));
+    let head = "OPTIONS * HTTP/1.1|Host: a.test";
+    check_rewritten(prefix, None, head, "OPTIONS * HTTP/1.1|Host: a.test|ADDED");
+    let head = "OPTIONS http://a.test HTTP/1.1|Host: a.test";
+    check_rewritten(prefix, None, head, "OPTIONS * HTTP/1.1|Host: a.test|ADDED");
+}
+
+#[test]
+fn another_host_is_sent_and_the_client_s_is_told() {
+    check_rewritten(
+        None,
+        Some("inner.test"),
+        "GET /%61//x?y HTTP/1.1|A: 1|Host: a.test|B: 2",
+        "GET /%61//x?y HTTP/1.1|Host: inner.test|A: 1|B: 2|ADDED",
+    );
+    check_rewritten(
+        Some(("/a", "")),
+        Some("inner.test"),
+        "GET http://a.test/a/x HTTP/1.1|Host: b.test",
+        "GET /x HTTP/1.1|Host: inner.test|ADDED",
+    );
+    let added = ADDED.replace("|X-Forwarded-Host: a.test", "");
+    let forward = Forward { rewrite: Rewrite { prefix: None, host: Some("inner.test") }, ..PLAIN };
+    let sent = forwarded("GET / HTTP/1.0", &forward);
+    assert_eq!(sent, format!("GET / HTTP/1.1|Host: inner.test|{added}"));
 }
