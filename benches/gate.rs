@@ -34,7 +34,7 @@ use portolan_router::h1::{
     parse_request, parse_response,
 };
 use portolan_router::metrics::Metrics;
-use portolan_router::{Compiled, Reader, RequestView, Table, TableCell, Tried};
+use portolan_router::{Ask, Compiled, Reader, RequestView, Table, TableCell};
 
 /// How far a count may lie above its baseline: 2 %.
 const LIMIT_PER_MILLE: u64 = 1_020;
@@ -194,7 +194,7 @@ fn route_pick(mut given: Routing) -> Routing {
             let table = requests.reader.table();
             let entry =
                 table.route(&RequestView::get(&given.listener, host, "/api/v1/orders/17")).unwrap();
-            drop(black_box(entry.pick(table, given.random.u64(..), &Tried::none()).unwrap()));
+            drop(black_box(entry.pick(table, &Ask::first(given.random.u64(..))).unwrap()));
         }
     }
     given

@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use portolan_discovery::model::{Event, Health};
-use portolan_router::{RequestView, Table, TableCell, Tried};
+use portolan_router::{Ask, RequestView, Table, TableCell};
 use rustix::time::{ClockId, clock_gettime};
 
 #[path = "../tests/table/world.rs"]
@@ -101,7 +101,7 @@ fn route_pick(criterion: &mut Criterion<CpuTime>) {
                 let table = reader.table();
                 let entry =
                     table.route(&RequestView::get(&main, host, "/api/v1/orders/17")).unwrap();
-                black_box(entry.pick(table, rng.u64(..), &Tried::none()).unwrap());
+                black_box(entry.pick(table, &Ask::first(rng.u64(..))).unwrap());
             });
         });
     }

@@ -1,55 +1,15 @@
 //! Power of two choices: of two random endpoints the one with less under way for its weight.
 //! Pure but for the counts it reads; randomness comes in as an argument. Knows nothing of routes.
 
+mod ask;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::endpoint::{Endpoint, EndpointState, InFlight};
 
-/// The most retries that a configuration may ask for.
-pub const RETRIES_MAX: usize = 3;
-/// The most attempts of one request.
-pub const ATTEMPTS_MAX: usize = RETRIES_MAX + 1;
-
-/// The endpoints that a request has tried, by pool key. No request goes to one of them again.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Tried {
-    keys: [u64; ATTEMPTS_MAX],
-    len: usize,
-}
-
-impl Tried {
-    /// Nothing tried yet.
-    pub const fn none() -> Self {
-        Self { keys: [0; ATTEMPTS_MAX], len: 0 }
-    }
-
-    /// Notes an attempt. What does not fit is forgotten: a request that may try more often than
-    /// [`ATTEMPTS_MAX`] does not exist.
-    pub fn insert(&mut self, pool_key: u64) {
-        debug_assert!(self.len < ATTEMPTS_MAX, "attempts are limited by the configuration");
-        if let Some(place) = self.keys.get_mut(self.len) {
-            *place = pool_key;
-            self.len += 1;
-        }
-    }
-
-    /// Whether the endpoint with this pool key was tried.
-    pub fn contains(&self, pool_key: u64) -> bool {
-        self.keys[..self.len].contains(&pool_key)
-    }
-
-    /// How many attempts there were.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether this is the first attempt.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
+pub use ask::{ATTEMPTS_MAX, Ask, Key, RETRIES_MAX, Tried};
 
 #[derive(Debug)]
 struct Candidate {
@@ -112,12 +72,12 @@ impl Balance {
     }
 
     /// Draws two by weight and begins a request on the one with less under way.
-    pub(crate) fn pick(&self, random: u64, tried: &Tried) -> Option<InFlight> {
-        let (high, low) = ((random >> 32) as u32, random as u32);
-        let chosen = if tried.is_empty() {
+    pub(crate) fn pick(&self, ask: &Ask<'_>) -> Option<InFlight> {
+        let (high, low) = ((ask.random >> 32) as u32, ask.random as u32);
+        let chosen = if ask.tried.is_empty() {
             self.two(high, low)
         } else {
-            self.two_untried(high, low, tried)
+            self.two_untried(high, low, ask.tried)
         }?;
         Some(InFlight::begin(&chosen.endpoint))
     }

@@ -10,6 +10,7 @@ pub mod metrics;
 mod balance;
 mod buffer;
 mod cell;
+mod clock;
 mod config;
 mod deadline;
 mod drain;
@@ -26,7 +27,7 @@ mod tcp;
 mod tunnel;
 mod worker;
 
-pub use balance::{ATTEMPTS_MAX, RETRIES_MAX, Tried};
+pub use balance::{ATTEMPTS_MAX, Ask, Key, RETRIES_MAX, Tried};
 pub use cell::{Reader, TableCell, Wake};
 pub use config::{Config, DRAIN, FILES_RESERVED, Limits, ListenerConfig, Timeouts};
 pub use endpoint::{Endpoint, EndpointState, InFlight};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use crate::balance::Tried;
+use crate::balance::{Key, Tried};
 use crate::endpoint::InFlight;
 use crate::h1::Reason;
 use crate::pool;
@@ -64,7 +64,7 @@ async fn open(client: &Client) -> Result<(InFlight, TcpStream, Duration), Reason
     let mut tried = Tried::none();
     let mut failed = None;
     loop {
-        let picked = match worker.pick(&route, &tried) {
+        let picked = match worker.pick(&route, Key::Source(client.peer), &tried) {
             Ok(picked) => picked,
             Err(PickError::NoInstance { .. }) => return Err(failed.unwrap_or(Reason::NoInstance)),
             Err(PickError::UnknownService { .. }) => return Err(Reason::BadReference),

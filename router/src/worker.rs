@@ -22,9 +22,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use crate::balance::{RETRIES_MAX, Tried};
+use crate::balance::{Ask, Key, RETRIES_MAX, Tried};
 use crate::buffer;
 use crate::cell::{self, Reader, TableCell};
+use crate::clock::us_at;
 use crate::config::{Config, Limits, Timeouts};
 use crate::deadline::{TICK, Timer, Wheel};
 use crate::drain::{self, Order};
@@ -152,9 +153,15 @@ impl Worker {
     }
 
     /// Picks an endpoint of `route` in the newest table.
-    pub(crate) fn pick(&self, route: &RouteEntry, tried: &Tried) -> Result<InFlight, PickError> {
+    pub(crate) fn pick(
+        &self,
+        route: &RouteEntry,
+        key: Key<'_>,
+        tried: &Tried,
+    ) -> Result<InFlight, PickError> {
         let random = self.random(|rng| rng.u64(..));
-        self.with_table(|table| route.pick(table, random, tried))
+        let ask = Ask { random, now_us: us_at(now()), key, tried };
+        self.with_table(|table| route.pick(table, &ask))
     }
 
     /// Draws from the worker's own source.

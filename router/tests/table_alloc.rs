@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use portolan_router::{RequestView, TableCell, Tried};
+use portolan_router::{Ask, RequestView, TableCell, Tried};
 
 #[path = "table/world.rs"]
 #[expect(dead_code, reason = "one part of it is enough here")]
@@ -82,7 +82,9 @@ fn reading_matching_and_picking_allocate_nothing() {
             let entry = entry.clone();
             let mut tried = Tried::none();
             for _ in 0..3 {
-                if let Ok(picked) = entry.pick(table, rng.u64(..), &tried) {
+                if let Ok(picked) =
+                    entry.pick(table, &Ask { tried: &tried, ..Ask::first(rng.u64(..)) })
+                {
                     tried.insert(picked.state.pool_key());
                     black_box(&picked);
                 }

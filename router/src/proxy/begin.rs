@@ -8,8 +8,9 @@ use super::Conn;
 use super::exchange::Exchange;
 use super::reply::Refusal;
 use super::upload::Upload;
-use crate::balance::Tried;
+use crate::balance::{Ask, Key, Tried};
 use crate::buffer;
+use crate::clock::us_at;
 use crate::h1::{
     BodyFraming, Forward, Limits, Method, Reason, Request, RequestFacts, Scheme, parse_request,
 };
@@ -92,7 +93,7 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
     let facts = request.facts();
     let id = RequestId::of(&request, || worker.random(|rng| rng.u128(..)));
     worker.budget.request();
-    let begun = match choose(conn, &request) {
+    let begun = match choose(conn, &request, us_at(started)) {
         Ok((route, picked)) => {
             let mut head = buffer::head();
             write_head(conn, &request, &route, &id, &mut head);
@@ -147,6 +148,7 @@ fn asks_for_tls(target: &str) -> bool {
 fn choose(
     conn: &Conn,
     request: &Request<'_>,
+    now_us: u64,
 ) -> Result<(Arc<RouteEntry>, crate::endpoint::InFlight), Refused> {
     let worker = &conn.client.worker;
     let facts = request.facts();
@@ -164,16 +166,17 @@ fn choose(
         return Err(Refused::Reason(Reason::Misdirected));
     }
     let random = worker.random(|rng| rng.u64(..));
+    let view = RequestView::of(&conn.client.listener.name, request);
+    let key = Key::Request(&view, conn.client.peer);
+    let ask = Ask { random, now_us, key, tried: &Tried::none() };
     worker.with_table(|table| {
-        let route = table
-            .route(&RequestView::of(&conn.client.listener.name, request))
-            .ok_or(Refused::Reason(Reason::NoRoute))?;
+        let route = table.route(&view).ok_or(Refused::Reason(Reason::NoRoute))?;
         if let (BodyFraming::Length(length), Some(max)) = (facts.body, route.body_bytes_max)
             && length > max
         {
             return Err(Refused::Reason(Reason::BodyTooLarge));
         }
-        let picked = route.pick(table, random, &Tried::none()).map_err(Refused::Pick)?;
+        let picked = route.pick(table, &ask).map_err(Refused::Pick)?;
         Ok((Arc::clone(route), picked))
     })
 }

@@ -18,7 +18,7 @@ use super::pace::{self, Pace};
 use super::reply::send_error;
 use super::upload::{Sending, Upload};
 use super::{After, Conn};
-use crate::balance::Tried;
+use crate::balance::{Key, Tried};
 use crate::deadline::{Tick, Timer};
 use crate::endpoint::InFlight;
 use crate::h1::{Reason, RequestFacts};
@@ -293,7 +293,8 @@ impl Exchange {
         if failure.retry == Retry::Safe {
             self.tried.insert(self.picked.state.pool_key());
         }
-        let Ok(picked) = worker.pick(&self.route, &self.tried) else { return false };
+        let key = Key::None;
+        let Ok(picked) = worker.pick(&self.route, key, &self.tried) else { return false };
         self.picked = picked;
         self.picked.metrics.retries.inc();
         self.retries += 1;

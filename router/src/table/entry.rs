@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::request::{Lack, RequestView};
 use super::service::{ServiceKey, ServiceTable};
 use super::{Table, paths};
-use crate::balance::{Tried, mix, scale};
+use crate::balance::{Ask, mix, scale};
 use crate::endpoint::InFlight;
 use crate::h1;
 use crate::metrics::ServiceMetrics;
@@ -115,16 +115,16 @@ impl RouteEntry {
     }
 
     /// Picks an endpoint from `table` (the newest, also for a retry) and begins a request on it:
-    /// a service by weight, then power of two choices, never one of `tried`.
+    /// a service by weight, then by the service's policy, never one that was tried.
     ///
     /// A first attempt stays with the service drawn, so that a service without instances fails
     /// for its share only; a retry goes on to the others when the one drawn has none left.
-    /// Takes no lock, allocates nothing, reads no clock. `random` is fresh for each pick.
-    pub fn pick(&self, table: &Table, random: u64, tried: &Tried) -> Result<InFlight, PickError> {
+    /// Takes no lock, allocates nothing, reads no clock.
+    pub fn pick(&self, table: &Table, ask: &Ask<'_>) -> Result<InFlight, PickError> {
         let drawn = match &*self.shares {
             [only] => only,
             shares => {
-                let mut point = scale((mix(random) >> 32) as u32, self.weight_sum);
+                let mut point = scale((mix(ask.random) >> 32) as u32, self.weight_sum);
                 shares
                     .iter()
                     .find(|share| match point.checked_sub(share.weight) {
@@ -137,14 +137,11 @@ impl RouteEntry {
                     .expect("the point is below the sum of the weights")
             }
         };
-        let picked = pick_from(drawn, table, random, tried);
-        if picked.is_ok() || tried.is_empty() {
+        let picked = pick_from(drawn, table, ask);
+        if picked.is_ok() || ask.tried.is_empty() {
             return picked;
         }
-        self.shares
-            .iter()
-            .find_map(|share| pick_from(share, table, random, tried).ok())
-            .map_or(picked, Ok)
+        self.shares.iter().find_map(|share| pick_from(share, table, ask).ok()).map_or(picked, Ok)
     }
 
     /// The services it leads to, with their weights and, where they exist, their tables.
@@ -246,16 +243,11 @@ fn asks(rule: &Rule) -> bool {
     }
 }
 
-fn pick_from(
-    share: &Share,
-    table: &Table,
-    random: u64,
-    tried: &Tried,
-) -> Result<InFlight, PickError> {
+fn pick_from(share: &Share, table: &Table, ask: &Ask<'_>) -> Result<InFlight, PickError> {
     let Some(service) = table.by_key(&share.service) else {
         return Err(PickError::UnknownService { service: share.service.name.clone() });
     };
-    service.pick(random, tried).ok_or_else(|| PickError::NoInstance {
+    service.pick(ask).ok_or_else(|| PickError::NoInstance {
         service: share.service.name.clone(),
         metrics: Arc::clone(service.metrics()),
     })

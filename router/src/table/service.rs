@@ -15,7 +15,7 @@ use portolan_discovery::model::{InstanceId, Override, Protocol, ServiceName};
 use portolan_discovery::snapshot::{self, ServiceEntry, State};
 
 use super::seed;
-use crate::balance::{Balance, Tried};
+use crate::balance::{Ask, Balance};
 use crate::endpoint::{Endpoint, EndpointState, InFlight};
 use crate::metrics::{Metrics, ServiceMetrics};
 
@@ -179,8 +179,8 @@ impl ServiceTable {
         self.members.iter().any(|member| member.state == State::Draining)
     }
 
-    pub(super) fn pick(&self, random: u64, tried: &Tried) -> Option<InFlight> {
-        self.balance.pick(random, tried)
+    pub(super) fn pick(&self, ask: &Ask<'_>) -> Option<InFlight> {
+        self.balance.pick(ask)
     }
 
     /// Says that nothing more comes for the instances that `next` does not have.

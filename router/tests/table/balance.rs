@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use portolan_discovery::model::{Health, InstanceId, Word};
 use portolan_discovery::snapshot::State;
-use portolan_router::{ATTEMPTS_MAX, InFlight, PickError, RequestView, Tried};
+use portolan_router::{ATTEMPTS_MAX, Ask, InFlight, PickError, RequestView, Tried};
 
 use crate::world::*;
 
 fn pick(world: &World, random: u64, tried: &Tried) -> Result<InFlight, PickError> {
     let entry = world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
-    entry.pick(&world.table, random, tried)
+    entry.pick(&world.table, &Ask { tried, ..Ask::first(random) })
 }
 
 /// The shares of 100,000 picks, none under way at the next one.
@@ -279,9 +279,9 @@ fn a_retry_of_an_old_route_picks_from_the_newest_table() {
     world.apply(&[draining("web", "a"), delete_route("r")]);
     for random in 0..1000u64 {
         let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let picked = entry.pick(&world.table, random, &Tried::none()).unwrap();
+        let picked = entry.pick(&world.table, &Ask::first(random)).unwrap();
         assert_eq!(picked.id.as_str(), "b");
     }
     // A table compiled from nothing serves it as well.
-    assert!(entry.pick(&world.full(), 0, &Tried::none()).is_ok());
+    assert!(entry.pick(&world.full(), &Ask::first(0)).is_ok());
 }

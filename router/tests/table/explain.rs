@@ -2,7 +2,7 @@
 
 use portolan_discovery::model::{Health, Word};
 use portolan_discovery::snapshot::State;
-use portolan_router::{CANDIDATES_MAX, RequestView, Tried, Verdict};
+use portolan_router::{Ask, CANDIDATES_MAX, RequestView, Verdict};
 
 use crate::world::*;
 
@@ -76,9 +76,8 @@ fn every_instance_shows_why_it_is_or_is_not_picked() {
         put_route(&split),
     ]);
     let entry = world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
-    let held = (0..64)
-        .find_map(|i| entry.pick(&world.table, i * 0x9e37_79b9, &Tried::none()).ok())
-        .unwrap();
+    let held =
+        (0..64).find_map(|i| entry.pick(&world.table, &Ask::first(i * 0x9e37_79b9)).ok()).unwrap();
     let explanation = world.table.explain(&RequestView::get(&listener("main"), "a.test", "/"));
     let [web, ghost] = &explanation.backends[..] else { panic!("{explanation:?}") };
     assert!(web.exists && !web.panic && !web.kept && web.weight == 3);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portolan_router::{RequestView, Table, TableCell, Tried};
+use portolan_router::{Ask, RequestView, Table, TableCell};
 use prometheus::TextEncoder;
 
 use crate::world::*;
@@ -15,7 +15,7 @@ fn page(world: &World) -> String {
 fn a_service_has_series_while_it_exists() {
     let mut world = World::of(&[up("web", "a"), put_route(&route("r", "a.test", "/"))]);
     let entry = world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
-    let picked = entry.pick(&world.table, 0, &Tried::none()).unwrap();
+    let picked = entry.pick(&world.table, &Ask::first(0)).unwrap();
     picked.metrics.answered(204, 0.004);
     picked.metrics.answered(999, 0.004);
     let text = page(&world);
@@ -41,8 +41,7 @@ fn what_is_under_way_is_summed_when_asked() {
     world.apply(&[put_route(&route("r", "a.test", "/"))]);
     let cell = TableCell::new(Arc::new(world.table.clone()), &world.metrics);
     let entry = world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
-    let held: Vec<_> =
-        (0..3).map(|_| entry.pick(&world.table, 0, &Tried::none()).unwrap()).collect();
+    let held: Vec<_> = (0..3).map(|_| entry.pick(&world.table, &Ask::first(0)).unwrap()).collect();
     assert!(page(&world).contains("portolan_router_in_flight{service=\"web\"} 3"));
     drop(held);
     assert!(page(&world).contains("portolan_router_in_flight{service=\"web\"} 0"));
