@@ -16,7 +16,9 @@ async fn an_error_has_its_status_and_the_code_of_the_log() {
     let mut serve = |path: &str, to: &str, addr: Option<std::net::SocketAddr>| {
         let mut made = route(path, to);
         made.name = RouteName::parse(to).unwrap();
-        made.timeouts.first_byte = Some(std::time::Duration::from_millis(100));
+        if path == "/silent" {
+            made.timeouts.first_byte = Some(std::time::Duration::from_millis(100));
+        }
         records.push(routed(&made));
         records.push(service(to, true));
         records.extend(addr.map(|addr| instance(to, "a", addr)));
