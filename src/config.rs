@@ -20,7 +20,7 @@ use portolan_discovery::model::{
     AppName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol, Resources, Route,
 };
 use portolan_dns::ZoneName;
-use portolan_router::ViaName;
+use portolan_router::{ProxyProtocol, ViaName};
 
 use error::Source;
 pub use error::{ConfigError, Place};
@@ -126,10 +126,12 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// What it speaks.
     pub protocol: Protocol,
-    /// The networks whose `X-Forwarded-*` fields are believed.
+    /// The networks whose PROXY headers and `X-Forwarded-*` fields are believed.
     pub trusted: Vec<IpNet>,
     /// Whether it adds `Via` and refuses what has been here before.
     pub via: bool,
+    /// Whether its connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 /// The resolver.

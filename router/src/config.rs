@@ -11,6 +11,18 @@ use crate::balance::RETRIES_MAX;
 use crate::h1::{self, ViaName};
 use crate::shed::SHEDDING_MAX;
 
+/// Whether connections of a listener begin with a PROXY header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// No: one would be the client's own bytes.
+    #[default]
+    Off,
+    /// Those of trusted peers may; whoever sends none is the client itself.
+    Optional,
+    /// All must, and only trusted peers may connect.
+    Required,
+}
+
 /// A socket to bind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
@@ -20,16 +32,19 @@ pub struct ListenerConfig {
     pub bind: SocketAddr,
     /// What clients speak on it.
     pub protocol: Protocol,
-    /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
+    /// Peers whose PROXY headers, `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted_peers: Vec<IpNet>,
     /// Add a `Via` to what passes, and refuse what has one of ours already.
     pub via: bool,
+    /// Whether PROXY headers are taken.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl ListenerConfig {
     /// A listener that trusts nobody and adds `Via`.
     pub fn new(name: ListenerName, bind: SocketAddr, protocol: Protocol) -> Self {
-        Self { name, bind, protocol, trusted_peers: Vec::new(), via: true }
+        let proxy_protocol = ProxyProtocol::Off;
+        Self { name, bind, protocol, trusted_peers: Vec::new(), via: true, proxy_protocol }
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod h1;
 pub mod metrics;
+pub mod proxy_protocol;
 
 mod balance;
 mod buffer;
@@ -16,6 +17,7 @@ mod deadline;
 mod drain;
 mod endpoint;
 mod explain;
+mod greet;
 mod linger;
 mod listener;
 mod pool;
@@ -29,7 +31,7 @@ mod worker;
 
 pub use balance::{ATTEMPTS_MAX, Ask, Key, RETRIES_MAX, Tried};
 pub use cell::{Reader, TableCell, Wake};
-pub use config::{Config, DRAIN, FILES_RESERVED, Limits, ListenerConfig, Timeouts};
+pub use config::{Config, DRAIN, FILES_RESERVED, Limits, ListenerConfig, ProxyProtocol, Timeouts};
 pub use endpoint::{Endpoint, EndpointState, InFlight};
 pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanation, Verdict};
 pub use h1::{VIA_NAME_CHARS_MAX, ViaName, ViaNameError};

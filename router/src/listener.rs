@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
-use crate::config::ListenerConfig;
+use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::h1::{Request, Version, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::worker::Worker;
@@ -58,6 +58,7 @@ pub enum BindError {
 pub(crate) struct Listener {
     pub(crate) name: ListenerName,
     pub(crate) protocol: Protocol,
+    pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) local: SocketAddr,
     pub(crate) metrics: ListenerMetrics,
     trusted_peers: Vec<IpNet>,
@@ -111,6 +112,7 @@ pub(crate) fn bind(
     let listener = Listener {
         name: config.name.clone(),
         protocol: config.protocol,
+        proxy_protocol: config.proxy_protocol,
         local,
         metrics: metrics.listener(&config.name),
         trusted_peers: config.trusted_peers.clone(),

@@ -54,11 +54,11 @@ enum After {
     Linger,
 }
 
-/// Serves one client until its connection ends.
-pub(crate) async fn serve(client: Client) {
+/// Serves one client, of whom `input` has come already, until its connection ends.
+pub(crate) async fn serve(client: Client, input: Buffer) {
     let peer = client.peer.to_string().into_boxed_str();
     let trusted = client.listener.trusts(client.peer);
-    let mut conn = Conn { client, input: Buffer::default(), peer, trusted };
+    let mut conn = Conn { client, input, peer, trusted };
     let first_wait = conn.client.worker.timeouts.client_header;
     let mut wait = first_wait;
     loop {
@@ -147,7 +147,7 @@ fn refuse(reason: Reason) -> Next {
 mod tests {
     use super::*;
 
-    fn future_bytes<F: Future>(_: fn(Client) -> F) -> usize {
+    fn future_bytes<F: Future>(_: fn(Client, Buffer) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::balance::{Key, Tried};
+use crate::buffer::Buffer;
 use crate::endpoint::InFlight;
 use crate::h1::Reason;
 use crate::pool;
@@ -18,11 +19,13 @@ use crate::table::{PickError, RouteEntry};
 use crate::tunnel::{self, End, Pipe};
 use crate::worker::Client;
 
-/// Serves one client until both directions have ended.
-pub(crate) async fn serve(mut client: Client) {
+/// Serves one client, of whom `input` has come already, until both directions have ended.
+pub(crate) async fn serve(mut client: Client, input: Buffer) {
     let opened = open(&client).await;
     let ended = match opened {
-        Ok((picked, mut upstream, idle)) => relay(&mut client, &mut upstream, &picked, idle).await,
+        Ok((picked, mut upstream, idle)) => {
+            relay(&mut client, input, &mut upstream, &picked, idle).await
+        }
         Err(reason) => Some(reason),
     };
     if let Some(reason) = ended {
@@ -38,13 +41,14 @@ pub(crate) async fn serve(mut client: Client) {
 
 async fn relay(
     client: &mut Client,
+    input: Buffer,
     upstream: &mut TcpStream,
     picked: &InFlight,
     idle: Duration,
 ) -> Option<Reason> {
     picked.metrics.tcp_connections.inc();
-    let mut up = Pipe::counted(picked.metrics.tcp_bytes_received.clone());
-    let mut down = Pipe::counted(picked.metrics.tcp_bytes_sent.clone());
+    let mut up = Pipe::counted(input, picked.metrics.tcp_bytes_received.clone());
+    let mut down = Pipe::counted(Buffer::default(), picked.metrics.tcp_bytes_sent.clone());
     let end =
         tunnel::relay(&mut client.stream, upstream, &mut up, &mut down, &client.timer, idle).await;
     match end {

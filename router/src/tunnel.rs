@@ -29,9 +29,9 @@ impl Pipe {
         Self { buffer, ..Self::default() }
     }
 
-    /// A direction whose bytes are counted.
-    pub(crate) fn counted(counter: IntCounter) -> Self {
-        Self { counter: Some(counter), ..Self::default() }
+    /// The same with its bytes counted.
+    pub(crate) fn counted(buffer: Buffer, counter: IntCounter) -> Self {
+        Self { buffer, counter: Some(counter), ..Self::default() }
     }
 
     /// Passes bytes on until the source has ended and the sink knows.

@@ -23,13 +23,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::balance::{Ask, Key, RETRIES_MAX, Tried};
-use crate::buffer;
+use crate::buffer::{self, Buffer};
 use crate::cell::{self, Reader, TableCell};
 use crate::clock::us_at;
-use crate::config::{Config, Limits, Timeouts};
+use crate::config::{Config, Limits, ProxyProtocol, Timeouts};
 use crate::deadline::{TICK, Timer, Wheel};
 use crate::drain::{self, Order};
 use crate::endpoint::InFlight;
+use crate::greet;
 use crate::h1::HeadScratch;
 use crate::listener::{self, Listener};
 use crate::pool::Pool;
@@ -222,9 +223,14 @@ impl Worker {
             Err(cause) => return shed::shed(self, listener, stream, cause),
         };
         let client = self.accepted(listener, stream, peer, source);
-        match listener.protocol {
-            Protocol::Http => tokio::task::spawn_local(proxy::serve(client)),
-            Protocol::Tcp => tokio::task::spawn_local(tcp::serve(client)),
+        match (listener.proxy_protocol, listener.protocol) {
+            (ProxyProtocol::Off, Protocol::Http) => {
+                tokio::task::spawn_local(proxy::serve(client, Buffer::default()))
+            }
+            (ProxyProtocol::Off, Protocol::Tcp) => {
+                tokio::task::spawn_local(tcp::serve(client, Buffer::default()))
+            }
+            _ => tokio::task::spawn_local(greet::serve(client)),
         };
     }
 

@@ -9,6 +9,8 @@ mod changes;
 mod drain;
 #[path = "proxy/failures.rs"]
 mod failures;
+#[path = "proxy/greeting.rs"]
+mod greeting;
 #[path = "proxy/instance.rs"]
 mod instance;
 #[path = "proxy/limits.rs"]

@@ -18,7 +18,7 @@ use portolan_discovery::model::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::value::{Cores, Ports, Size, Span};
+use super::value::{Cores, Ports, ProxyHeader, Size, Span};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +104,7 @@ pub(super) struct ListenerFile {
     #[serde(default)]
     pub(super) trusted: Vec<IpNet>,
     pub(super) via: Option<bool>,
+    pub(super) proxy_protocol: Option<Spanned<ProxyHeader>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,14 +12,14 @@ use portolan_agent::register::Declared;
 use portolan_agent::register::file::ServiceFile;
 use portolan_discovery::model::{JobSpec, NodeName, Origin, PortRange, ProcessName, Resources};
 use portolan_dns::ZoneName;
-use portolan_router::ViaName;
+use portolan_router::{ProxyProtocol, ViaName};
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
 use super::file::{
     AdminFile, AppFile, DnsFile, File, ListenerFile, NodeFile, ProcessFile, RouterFile,
 };
-use super::value::{Size, Span};
+use super::value::{ProxyHeader, Size, Span};
 use super::{
     ADMIN_BIND, AdminConfig, AgentSettings, AppDeclaration, Config, DATA_DIR, DnsConfig,
     INSTANCES_MAX, Listener, NodeConfig, PROGRESS_DEADLINE, RESOLV_CONF, RouterSettings,
@@ -178,6 +178,7 @@ impl<'a> Reader<'a> {
                 ));
             }
             let place = file.bind.span();
+            let proxy_protocol = self.proxy_protocol(&file)?;
             listeners.push((
                 Listener {
                     name: file.name.into_inner(),
@@ -185,11 +186,29 @@ impl<'a> Reader<'a> {
                     protocol: file.protocol,
                     trusted: file.trusted,
                     via: file.via.unwrap_or(true),
+                    proxy_protocol,
                 },
                 place,
             ));
         }
         Ok(listeners)
+    }
+
+    fn proxy_protocol(&self, file: &ListenerFile) -> Result<ProxyProtocol, ConfigError> {
+        let Some(header) = &file.proxy_protocol else { return Ok(ProxyProtocol::Off) };
+        let mode = match header.get_ref() {
+            ProxyHeader::Off => return Ok(ProxyProtocol::Off),
+            ProxyHeader::Optional => ProxyProtocol::Optional,
+            ProxyHeader::Required => ProxyProtocol::Required,
+        };
+        if file.trusted.is_empty() {
+            return Err(self.source.at(
+                header.span(),
+                format!("listener \"{}\" takes PROXY headers of nobody", file.name.get_ref()),
+                "set trusted to the networks of the proxies in front, such as [\"10.0.0.0/8\"]",
+            ));
+        }
+        Ok(mode)
     }
 
     fn dns(&self, file: Spanned<DnsFile>, node: IpAddr) -> Result<DnsConfig, ConfigError> {

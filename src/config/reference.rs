@@ -202,6 +202,13 @@ pub const SETTINGS: &[Setting] = &[
         "Whether Via is added to requests and responses, and a request that was here before is refused: 508.",
     ),
     row(
+        "[[listeners]]",
+        "proxy_protocol",
+        "off",
+        "\"off\", \"optional\" or \"required\"",
+        "Whether connections of trusted peers begin with a PROXY header, version 1 or 2; its client is the client for everything then. Required closes all other connections.",
+    ),
+    row(
         "[dns]",
         "bind",
         "required",

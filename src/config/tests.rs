@@ -110,6 +110,13 @@ fn what_is_wrong_is_told_with_line_and_accepted_values() {
             &["via_name is \"1 2\"", "expected a letter"],
         ),
         ("[router]\nworkers = 0\n".to_owned(), "p.toml:4:", &["workers is 0", "1 to 256"]),
+        ("[router]\nconnections_max = 0\n".to_owned(), "p.toml:4:", &["nonzero"]),
+        (
+            "[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n"
+                .to_owned(),
+            "p.toml:6:",
+            &["PROXY headers of nobody", "set trusted"],
+        ),
         (
             "[[listeners]]\nname = \"web\"\nbind = \"8080\"\n".to_owned(),
             "p.toml:5:",

@@ -79,6 +79,15 @@ impl<'de> Deserialize<'de> for Cores {
     }
 }
 
+/// Whether connections begin with a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProxyHeader {
+    Off,
+    Optional,
+    Required,
+}
+
 /// A range of ports such as `20000-29999`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ports(pub(crate) PortRange);

@@ -168,6 +168,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
         protocol: listener.protocol,
         trusted_peers: listener.trusted.clone(),
         via: listener.via,
+        proxy_protocol: listener.proxy_protocol,
     };
     let listeners = config.listeners.iter().map(listener).collect();
     let mut router = portolan_router::Config::new(listeners);

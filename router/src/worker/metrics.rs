@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use crate::greet::Outcome;
 use crate::h1::Reason;
 use crate::metrics::Metrics;
 use crate::shed::Cause;
@@ -20,6 +21,8 @@ pub const WORKER_PANICS: &str = "portolan_router_worker_panics_total";
 pub const UPSTREAM_CONNECTIONS: &str = "portolan_router_upstream_connections_total";
 /// Connections and requests that there was no room for, by cause.
 pub const SHED: &str = "portolan_router_shed_total";
+/// Connections of listeners that take PROXY headers, by what came of theirs.
+pub const PROXY_HEADERS: &str = "portolan_router_proxy_headers_total";
 /// Bytes of buffers that hold something under way, as of the last tenth of a second.
 pub const BUFFER_BYTES: &str = "portolan_router_buffer_bytes";
 
@@ -29,6 +32,7 @@ pub(crate) struct WorkerMetrics {
     terminations: Box<[IntCounter]>,
     local_replies: Box<[IntCounter]>,
     shed: [IntCounter; Cause::ALL.len()],
+    greeted: [IntCounter; Outcome::ALL.len()],
     pub(crate) buffer_bytes: IntGauge,
     pub(crate) accept_errors: IntCounter,
     pub(crate) panics: IntCounter,
@@ -54,6 +58,12 @@ impl WorkerMetrics {
             &["kind"],
         )?;
         let shed = counters(registry, SHED, "Connections and requests without room.", &["cause"])?;
+        let greeted = counters(
+            registry,
+            PROXY_HEADERS,
+            "Connections by what came of their PROXY header.",
+            &["outcome"],
+        )?;
         let buffer_bytes =
             IntGauge::new(BUFFER_BYTES, "Bytes of buffers that hold something under way.")?;
         registry.register(Box::new(buffer_bytes.clone()))?;
@@ -65,6 +75,7 @@ impl WorkerMetrics {
                 .collect(),
             local_replies: reasons.map(|reason| metrics.local_replies(reason.as_str())).collect(),
             shed: Cause::ALL.map(|cause| shed.with_label_values(&[cause.as_str()])),
+            greeted: Outcome::ALL.map(|outcome| greeted.with_label_values(&[outcome.as_str()])),
             buffer_bytes,
             accept_errors: counter(
                 registry,
@@ -85,6 +96,11 @@ impl WorkerMetrics {
     /// Counts one connection or request that there was no room for.
     pub(crate) fn shed(&self, cause: Cause) {
         self.shed[cause as usize].inc();
+    }
+
+    /// Counts one connection by what came of its PROXY header.
+    pub(crate) fn greeted(&self, outcome: Outcome) {
+        self.greeted[outcome as usize].inc();
     }
 
     /// Counts one answer of the router itself.
