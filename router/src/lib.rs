@@ -19,6 +19,7 @@ mod endpoint;
 mod explain;
 mod greet;
 mod linger;
+mod lint;
 mod listener;
 mod pool;
 mod proxy;
@@ -35,6 +36,7 @@ pub use config::{Config, DRAIN, FILES_RESERVED, Limits, ListenerConfig, ProxyPro
 pub use endpoint::{Endpoint, EndpointState, InFlight};
 pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanation, Verdict};
 pub use h1::{VIA_NAME_CHARS_MAX, ViaName, ViaNameError};
+pub use lint::{Cause, Warning};
 pub use listener::BindError;
 pub use router::{Bound, Router};
 pub use table::{

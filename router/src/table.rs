@@ -141,6 +141,16 @@ impl Table {
         self.tcp.get(listener).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// The routes of each host, in order of precedence. Reads every route.
+    pub(crate) fn hosts_in_order(&self) -> impl Iterator<Item = Vec<&RouteEntry>> {
+        self.hosts.all().map(|paths| paths.entries().into_iter().map(|entry| &**entry).collect())
+    }
+
+    /// The routes of each TCP listener, in order of precedence.
+    pub(crate) fn tcp_listeners(&self) -> impl Iterator<Item = &[Arc<RouteEntry>]> {
+        self.tcp.values().map(Vec::as_slice)
+    }
+
     /// All pairs of routes with the same rule. Reads every route: for people, not for requests.
     pub fn conflicts(&self) -> Vec<Conflict> {
         compile::conflicts(self)

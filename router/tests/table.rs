@@ -5,6 +5,8 @@
 mod balance;
 #[path = "table/cell.rs"]
 mod cell;
+#[path = "table/conformance.rs"]
+mod conformance;
 #[path = "table/explain.rs"]
 mod explain;
 #[path = "table/guards.rs"]
@@ -15,5 +17,7 @@ mod incremental;
 mod matching;
 #[path = "table/metrics.rs"]
 mod metrics;
+#[path = "table/warnings.rs"]
+mod warnings;
 #[path = "table/world.rs"]
 mod world;

@@ -1,0 +1,192 @@
+//! Routes that take no request, and routes of which only age or name decides: found by reading
+//! the table in the order in which it is asked, so that the answer is that of the data path.
+//!
+//! A route is called dead only where that is sure: one route before it takes all of its
+//! requests. That several together do is not looked for.
+
+use std::fmt;
+
+use portolan_discovery::model::{ListenerName, PathPattern, Protocol, RouteName};
+
+use crate::table::{RouteEntry, Table};
+
+/// How many routes with the same host and path are compared with one behind them. More than
+/// people write; a table made by a program must not make its warnings cost a minute.
+const LOOKS_MAX: usize = 256;
+
+/// Something to tell whoever wrote a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The route.
+    pub route: RouteName,
+    /// What about it.
+    pub cause: Cause,
+}
+
+/// What about a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// It is bound to a listener that is not there.
+    NoListener(ListenerName),
+    /// It is bound to a listener that speaks something else.
+    OtherProtocol(ListenerName),
+    /// This route comes first and takes every request that it would take.
+    Shadowed(RouteName),
+    /// This route, a prefix, comes before regular expressions and takes every path.
+    RegexLast(RouteName),
+    /// Some requests are taken by both, and this route takes them because it is older.
+    Older(RouteName),
+    /// Some requests are taken by both, and this route takes them because of its name.
+    ByName(RouteName),
+}
+
+impl Cause {
+    /// Whether the route takes no request at all.
+    pub fn is_dead(&self) -> bool {
+        !matches!(self, Self::Older(_) | Self::ByName(_))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoListener(name) => {
+                write!(f, "takes no request: there is no listener {name} here")
+            }
+            Self::OtherProtocol(name) => {
+                write!(f, "takes no request: listener {name} speaks another protocol")
+            }
+            Self::Shadowed(by) => {
+                write!(f, "takes no request: route {by} comes first and takes all of them")
+            }
+            Self::RegexLast(by) => write!(
+                f,
+                "takes no request: regular expressions come last, and route {by} takes every path"
+            ),
+            Self::Older(with) => write!(
+                f,
+                "may take the same requests as route {with}, which is as specific and wins because it is older"
+            ),
+            Self::ByName(with) => write!(
+                f,
+                "may take the same requests as route {with}, which is as specific and wins because its name comes first"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} {}", self.route, self.cause)
+    }
+}
+
+impl Table {
+    /// What there is to tell of all routes, on a node with these listeners. Reads every route:
+    /// for people, not for requests.
+    pub fn warnings(&self, listeners: &[(ListenerName, Protocol)]) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        for entries in self.hosts_in_order() {
+            lint(&entries, &mut warnings);
+        }
+        for routes in self.tcp_listeners() {
+            lint(&routes.iter().map(|entry| &**entry).collect::<Vec<_>>(), &mut warnings);
+        }
+        self.misplaced(listeners, &mut warnings);
+        warnings.sort_by(|a, b| a.route.cmp(&b.route));
+        warnings
+    }
+
+    /// Routes whose listener never brings them anything.
+    fn misplaced(&self, listeners: &[(ListenerName, Protocol)], warnings: &mut Vec<Warning>) {
+        for (name, route) in self.snapshot().routes() {
+            let Some(listener) = &route.listener else { continue };
+            let speaks = match &route.rule {
+                portolan_discovery::model::Rule::Http(_) => Protocol::Http,
+                portolan_discovery::model::Rule::Tcp => Protocol::Tcp,
+            };
+            let cause = match listeners.iter().find(|(own, _)| own == listener) {
+                None => Cause::NoListener(listener.clone()),
+                Some((_, protocol)) if *protocol != speaks => {
+                    Cause::OtherProtocol(listener.clone())
+                }
+                Some(_) => continue,
+            };
+            warnings.push(Warning { route: name.clone(), cause });
+        }
+    }
+}
+
+/// Looks through the routes of one host, or of one TCP listener, in the order of precedence.
+fn lint(entries: &[&RouteEntry], warnings: &mut Vec<Warning>) {
+    // Where the routes with the path of the one at hand begin.
+    let mut first = 0;
+    let mut everywhere: Vec<&RouteEntry> = Vec::new();
+    for (place, entry) in entries.iter().enumerate() {
+        if !have_one_path(entries[first], entry) {
+            first = place;
+        }
+        let before = &entries[first..place];
+        let before = &before[..before.len().min(LOOKS_MAX)];
+        let cause = dead(entry, before, &everywhere).or_else(|| tied(entry, before));
+        if let Some(cause) = cause {
+            warnings.push(Warning { route: entry.name.clone(), cause });
+        }
+        let is_root = |rule: &PathPattern| matches!(rule, PathPattern::Prefix(path) if path == "/");
+        if entry.http().is_some_and(|rule| is_root(&rule.path)) && everywhere.len() < LOOKS_MAX {
+            everywhere.push(entry);
+        }
+    }
+}
+
+/// Whether the path leaves it open which one comes first: regular expressions are one group.
+fn have_one_path(a: &RouteEntry, b: &RouteEntry) -> bool {
+    match (a.http(), b.http()) {
+        (Some(a), Some(b)) => a.path == b.path || (is_regex(&a.path) && is_regex(&b.path)),
+        _ => true,
+    }
+}
+
+fn is_regex(path: &PathPattern) -> bool {
+    matches!(path, PathPattern::Regex(_))
+}
+
+fn dead(entry: &RouteEntry, before: &[&RouteEntry], everywhere: &[&RouteEntry]) -> Option<Cause> {
+    if let Some(by) = before.iter().find(|by| has_path_of(by, entry) && covers(by, entry)) {
+        return Some(Cause::Shadowed(by.name.clone()));
+    }
+    let regex = entry.http().is_some_and(|rule| is_regex(&rule.path));
+    let by = everywhere.iter().filter(|_| regex).find(|by| covers(by, entry))?;
+    Some(Cause::RegexLast(by.name.clone()))
+}
+
+fn tied(entry: &RouteEntry, before: &[&RouteEntry]) -> Option<Cause> {
+    let ours = entry.http()?;
+    let with = before.iter().find(|with| {
+        let Some(theirs) = with.http() else { return false };
+        has_path_of(with, entry)
+            && with.record().listener == entry.record().listener
+            && theirs.predicates.rank() == ours.predicates.rank()
+            && !theirs.predicates.exclude(&ours.predicates)
+    })?;
+    let name = with.name.clone();
+    if with.record().created_ms < entry.record().created_ms {
+        Some(Cause::Older(name))
+    } else {
+        Some(Cause::ByName(name))
+    }
+}
+
+fn has_path_of(a: &RouteEntry, b: &RouteEntry) -> bool {
+    a.http().map(|rule| &rule.path) == b.http().map(|rule| &rule.path)
+}
+
+/// Whether one takes every request that the other takes and that is for its path.
+fn covers(by: &RouteEntry, entry: &RouteEntry) -> bool {
+    let listener = &by.record().listener;
+    (listener.is_none() || *listener == entry.record().listener)
+        && match (by.http(), entry.http()) {
+            (Some(by), Some(entry)) => by.predicates.cover(&entry.predicates),
+            _ => true,
+        }
+}

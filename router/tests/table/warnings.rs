@@ -1,0 +1,180 @@
+//! What there is to tell of routes: those that take nothing, and ties.
+
+use portolan_discovery::model::{Protocol, Route, Rule};
+use portolan_router::RequestView;
+use proptest::prelude::*;
+
+use crate::world::*;
+
+fn asking(name: &str, path: &str, asks: (&[&str], &[(&str, &str)], &[(&str, &str)])) -> Route {
+    let mut record = route(name, "a.test", path);
+    if let Rule::Http(rule) = &mut record.rule {
+        rule.predicates = predicates(asks.0, asks.1, asks.2);
+    }
+    record
+}
+
+fn warnings(routes: &[Route]) -> Vec<String> {
+    let world = World::of(&routes.iter().map(put_route).collect::<Vec<_>>());
+    let listeners = [(listener("main"), Protocol::Http), (listener("db"), Protocol::Tcp)];
+    world.table.warnings(&listeners).iter().map(ToString::to_string).collect()
+}
+
+fn check(routes: &[Route], expected: &[(&str, &str)]) {
+    let found = warnings(routes);
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for (warning, (name, part)) in found.iter().zip(expected) {
+        assert!(
+            warning.starts_with(&format!("route {name} ")) && warning.contains(part),
+            "{warning}"
+        );
+    }
+}
+
+#[test]
+fn routes_that_ask_different_things_are_fine() {
+    check(
+        &[
+            route("all", "a.test", "/"),
+            route("same-elsewhere", "b.test", "/"),
+            route("wild", "*.test", "/"),
+            route("below", "a.test", "/x"),
+            route("exact", "a.test", "=/x"),
+            asking("get", "/x", (&["GET"], &[], &[])),
+            asking("post", "/x", (&["POST"], &[], &[])),
+            asking("one", "/x", (&[], &[("x-a", "1")], &[])),
+            asking("two", "/x", (&[], &[("x-a", "2")], &[])),
+            asking("both", "/x", (&["GET"], &[("x-a", "2")], &[("v", "1")])),
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn a_route_that_another_leaves_nothing_takes_no_request() {
+    let mut bound = route("bound", "a.test", "/b");
+    bound.listener = Some(listener("main"));
+    let mut older = asking("z", "/y", (&[], &[("x-a", "*")], &[]));
+    older.created_ms = 1;
+    let mut younger = asking("a", "/y", (&[], &[("x-a", "1")], &[]));
+    younger.created_ms = 2;
+    check(
+        &[
+            route("one", "a.test", "/x"),
+            route("two", "a.test", "/x"),
+            route("unbound", "a.test", "/b"),
+            bound,
+            older,
+            younger,
+        ],
+        &[("a", "route z comes first"), ("two", "route one comes first")],
+    );
+}
+
+#[test]
+fn a_regular_expression_behind_a_prefix_for_every_path_takes_no_request() {
+    let get = (&["GET"][..], &[][..], &[][..]);
+    check(
+        &[
+            route("all", "a.test", "/"),
+            route("regex", "a.test", "~^/x"),
+            asking("get", "~^/x", get),
+            route("elsewhere", "b.test", "~^/x"),
+            route("twin", "b.test", "~^/x"),
+            route("other", "b.test", "~^/xy"),
+        ],
+        &[
+            ("get", "route all takes every path"),
+            ("regex", "route all takes every path"),
+            ("twin", "route elsewhere comes first"),
+        ],
+    );
+    check(&[asking("root", "/", get), route("regex", "a.test", "~^/x")], &[]);
+}
+
+#[test]
+fn a_tie_is_told_with_what_decides_it() {
+    let mut older = asking("z", "/x", (&[], &[("x-a", "1")], &[]));
+    older.created_ms = 1;
+    let mut younger = asking("a", "/x", (&[], &[("x-b", "1")], &[]));
+    younger.created_ms = 2;
+    check(
+        &[older, younger],
+        &[("a", "route z, which is as specific and wins because it is older")],
+    );
+    check(
+        &[
+            asking("a", "/x", (&["GET", "PUT"], &[], &[])),
+            asking("b", "/x", (&["POST", "PUT"], &[], &[])),
+            asking("c", "/x", (&[], &[], &[("q", "~a")])),
+            asking("d", "/x", (&[], &[], &[("q", "~b")])),
+        ],
+        &[("b", "route a, which is as specific and wins because its name"), ("d", "route c")],
+    );
+}
+
+#[test]
+fn a_route_of_a_listener_that_brings_nothing_is_told() {
+    let mut nowhere = route("nowhere", "a.test", "/");
+    nowhere.listener = Some(listener("gone"));
+    let mut wrong = route("wrong", "a.test", "/");
+    wrong.listener = Some(listener("db"));
+    let (first, second) = (tcp_route("first", "db", "db"), tcp_route("second", "db", "db"));
+    check(
+        &[nowhere, wrong, first, second],
+        &[
+            ("nowhere", "no listener gone"),
+            ("second", "route first"),
+            ("wrong", "another protocol"),
+        ],
+    );
+}
+
+const ASKS: [(&[&str], &[(&str, &str)], &[(&str, &str)]); 8] = [
+    (&[], &[], &[]),
+    (&["GET"], &[], &[]),
+    (&["GET", "POST"], &[], &[]),
+    (&[], &[("a", "1")], &[]),
+    (&[], &[("a", "*")], &[]),
+    (&[], &[("a", "~1")], &[]),
+    (&[], &[("a", "1")], &[("q", "*")]),
+    (&["GET"], &[("a", "*")], &[("q", "1")]),
+];
+
+proptest! {
+    /// A route that is called dead takes none of many requests, and without ties the age of
+    /// routes makes no difference.
+    #[test]
+    fn what_is_called_dead_takes_no_request(
+        chosen in prop::collection::vec((0..4usize, 0..ASKS.len(), 0..3u64, any::<bool>()), 1..24),
+    ) {
+        let paths = ["/", "=/x", "/x", "~x"];
+        let mut world = World::new();
+        let routes: Vec<_> = chosen.iter().enumerate().map(|(number, (path, asks, age, bound))| {
+            let mut record = asking(&format!("r{number}"), paths[*path], ASKS[*asks]);
+            record.created_ms = *age;
+            record.listener = bound.then(|| listener("main"));
+            put_route(&record)
+        }).collect();
+        world.apply(&routes);
+        let listeners = [(listener("main"), Protocol::Http)];
+        let warnings = world.table.warnings(&listeners);
+        for on in ["main", "other"] {
+            for method in ["GET", "POST", "PUT"] {
+                for path in ["/", "/x", "/y"] {
+                    for (value, query) in [(None, "q"), (Some("1"), ""), (Some("1"), "q=1"), (Some("01"), "q=2"), (Some("2"), "")] {
+                        let headers: Vec<_> =
+                            value.iter().map(|v| ("a".to_owned(), (*v).to_owned())).collect();
+                        let request = RequestView {
+                            listener: &listener(on), host: "a.test", path, method,
+                            query: Some(query), headers: &headers,
+                        };
+                        let Some(winner) = world.table.route(&request) else { continue };
+                        let dead = warnings.iter().find(|w| w.route == winner.name && w.cause.is_dead());
+                        prop_assert!(dead.is_none(), "{:?} takes {:?}", dead, request);
+                    }
+                }
+            }
+        }
+    }
+}
