@@ -19,7 +19,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
-use portolan_discovery::model::NodeName;
+use portolan_discovery::model::{ListenerName, NodeName, Protocol};
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::{Commands, Controller};
@@ -42,6 +42,8 @@ pub struct Context {
     pub live: Arc<Live>,
     /// The router, for its table.
     pub router: Arc<portolan_router::Router>,
+    /// The listeners of this node, for warnings about routes.
+    pub listeners: Vec<(ListenerName, Protocol)>,
     /// The controller's writes.
     pub commands: Arc<Commands>,
     /// The controller's state.

@@ -38,7 +38,7 @@ use keep::Keeper;
 use publish::{Publisher, Resolver};
 
 pub use bind::StartError;
-pub use probe::probe;
+pub use probe::{probe, warnings};
 
 /// The longest wait for blocking calls at the end.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -237,6 +237,7 @@ impl Parts {
             store: self.store.clone(),
             live: self.live.clone(),
             router: self.router.clone(),
+            listeners: self.config.listeners.iter().map(|l| (l.name.clone(), l.protocol)).collect(),
             commands,
             controller,
             jobs_dir: jobs_dir(&self.config.node.data_dir),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use portolan_discovery::model::route::{HeaderName, ParameterName};
 use portolan_discovery::model::{
-    HostPattern, InstanceId, ListenerName, Override, PathPattern, Revision, RouteName, ServiceName,
-    Weight,
+    HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates, Revision, RouteName,
+    ServiceName, Weight,
 };
 use portolan_discovery::snapshot::State;
 
@@ -43,6 +43,8 @@ pub struct Candidate {
     pub host: Option<HostPattern>,
     /// Its path; none for TCP.
     pub path: Option<PathPattern>,
+    /// What else it asks.
+    pub predicates: Predicates,
     /// The listener it is bound to.
     pub listener: Option<ListenerName>,
     /// What became of it.
@@ -236,6 +238,7 @@ fn candidate(entry: &RouteEntry, verdict: Verdict) -> Candidate {
         route: entry.name.clone(),
         host: rule.map(|rule| rule.host.clone()),
         path: rule.map(|rule| rule.path.clone()),
+        predicates: rule.map(|rule| rule.predicates.clone()).unwrap_or_default(),
         listener: entry.record().listener.clone(),
         verdict,
     }

@@ -5,9 +5,13 @@
 //! requests. That several together do is not looked for.
 
 use std::fmt;
+use std::sync::Arc;
 
-use portolan_discovery::model::{ListenerName, PathPattern, Protocol, RouteName};
+use portolan_discovery::model::{
+    Event, Key, Kv, ListenerName, PathPattern, Protocol, Route, RouteName, Rule, record,
+};
 
+use crate::metrics::Metrics;
 use crate::table::{RouteEntry, Table};
 
 /// How many routes with the same host and path are compared with one behind them. More than
@@ -38,6 +42,18 @@ pub enum Cause {
     Older(RouteName),
     /// Some requests are taken by both, and this route takes them because of its name.
     ByName(RouteName),
+}
+
+impl Warning {
+    /// Whether it is about a route, or about another one because of it.
+    fn is_about(&self, route: &RouteName) -> bool {
+        let other = match &self.cause {
+            Cause::NoListener(_) | Cause::OtherProtocol(_) => None,
+            Cause::Shadowed(other) | Cause::RegexLast(other) => Some(other),
+            Cause::Older(other) | Cause::ByName(other) => Some(other),
+        };
+        self.route == *route || other == Some(route)
+    }
 }
 
 impl Cause {
@@ -92,29 +108,47 @@ impl Table {
         for routes in self.tcp_listeners() {
             lint(&routes.iter().map(|entry| &**entry).collect::<Vec<_>>(), &mut warnings);
         }
-        self.misplaced(listeners, &mut warnings);
+        let misplaced = |route: &Arc<Route>| misplaced(route, listeners);
+        warnings.extend(self.snapshot().routes().filter_map(|(_, route)| misplaced(route)));
         warnings.sort_by(|a, b| a.route.cmp(&b.route));
         warnings
     }
 
-    /// Routes whose listener never brings them anything.
-    fn misplaced(&self, listeners: &[(ListenerName, Protocol)], warnings: &mut Vec<Warning>) {
-        for (name, route) in self.snapshot().routes() {
-            let Some(listener) = &route.listener else { continue };
-            let speaks = match &route.rule {
-                portolan_discovery::model::Rule::Http(_) => Protocol::Http,
-                portolan_discovery::model::Rule::Tcp => Protocol::Tcp,
-            };
-            let cause = match listeners.iter().find(|(own, _)| own == listener) {
-                None => Cause::NoListener(listener.clone()),
-                Some((_, protocol)) if *protocol != speaks => {
-                    Cause::OtherProtocol(listener.clone())
-                }
-                Some(_) => continue,
-            };
-            warnings.push(Warning { route: name.clone(), cause });
-        }
+    /// What there would be to tell of a route, and of others because of it, if it were in the
+    /// table: before a write is acknowledged, or as an answer to it. Reads the routes of its host.
+    pub fn warnings_with(
+        &self,
+        route: &Route,
+        listeners: &[(ListenerName, Protocol)],
+        metrics: &Arc<Metrics>,
+    ) -> Vec<Warning> {
+        let revision = self.revision();
+        let key = Key::Route(route.name.clone()).to_string();
+        let value = record::encode(route);
+        let put = Event::Put(Kv { key, value, created: revision, modified: revision, lease: None });
+        let (snapshot, _) = self.snapshot().apply(&[put], revision);
+        let table = Self::compile(&snapshot, Some(self), metrics).table;
+        let mut warnings = Vec::new();
+        lint(&table.rules_beside(route), &mut warnings);
+        warnings.retain(|warning| warning.is_about(&route.name));
+        warnings.extend(misplaced(route, listeners));
+        warnings
     }
+}
+
+/// A route whose listener never brings it anything.
+fn misplaced(route: &Route, listeners: &[(ListenerName, Protocol)]) -> Option<Warning> {
+    let listener = route.listener.as_ref()?;
+    let speaks = match &route.rule {
+        Rule::Http(_) => Protocol::Http,
+        Rule::Tcp => Protocol::Tcp,
+    };
+    let cause = match listeners.iter().find(|(own, _)| own == listener) {
+        None => Cause::NoListener(listener.clone()),
+        Some((_, protocol)) if *protocol != speaks => Cause::OtherProtocol(listener.clone()),
+        Some(_) => return None,
+    };
+    Some(Warning { route: route.name.clone(), cause })
 }
 
 /// Looks through the routes of one host, or of one TCP listener, in the order of precedence.

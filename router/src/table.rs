@@ -22,7 +22,9 @@ use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 use imbl::shared_ptr::DefaultSharedPtr;
 use imbl::{GenericHashMap, OrdMap, OrdSet};
-use portolan_discovery::model::{InstanceId, ListenerName, Revision, RouteName, ServiceName};
+use portolan_discovery::model::{
+    InstanceId, ListenerName, Revision, Route, RouteName, Rule, ServiceName,
+};
 use portolan_discovery::snapshot::{Snapshot, State};
 
 pub use compile::{Compiled, Conflict, Report, RouteFault};
@@ -144,6 +146,18 @@ impl Table {
     /// The routes of each host, in order of precedence. Reads every route.
     pub(crate) fn hosts_in_order(&self) -> impl Iterator<Item = Vec<&RouteEntry>> {
         self.hosts.all().map(|paths| paths.entries().into_iter().map(|entry| &**entry).collect())
+    }
+
+    /// The routes with the host, or the TCP listener, of a route, in order of precedence.
+    pub(crate) fn rules_beside(&self, route: &Route) -> Vec<&RouteEntry> {
+        let entries = match (&route.rule, &route.listener) {
+            (Rule::Http(rule), _) => {
+                self.hosts.of(&rule.host).map(|paths| paths.entries()).unwrap_or_default()
+            }
+            (Rule::Tcp, Some(listener)) => self.tcp_rules(listener).iter().collect(),
+            (Rule::Tcp, None) => Vec::new(),
+        };
+        entries.into_iter().map(|entry| &**entry).collect()
     }
 
     /// The routes of each TCP listener, in order of precedence.

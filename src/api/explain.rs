@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use portolan_discovery::model::ListenerName;
 use portolan_router::h1::{HeadScratch, Limits, parse_request};
-use portolan_router::{EndpointView, Explanation, RequestView};
+use portolan_router::{Ask, EndpointView, Explanation, RequestView};
 
 use super::view::{ExplainCandidate, ExplainInstance, ExplainView};
 use super::{ApiError, ErrorBody, Shared};
@@ -51,8 +51,13 @@ pub(super) async fn explain(
     let listener = asked
         .listener
         .unwrap_or_else(|| ListenerName::parse(ANY_LISTENER).expect("a constant name"));
-    let explanation = context.router.table().explain(&RequestView::of(&listener, &request));
-    Ok(Json(view(&asked.method, request.host(), request.path(), explanation)))
+    let table = context.router.table();
+    let request = RequestView::of(&listener, &request);
+    let picked = table.route(&request).and_then(|route| {
+        let picked = route.pick(&table, &Ask::first(random())).ok()?;
+        Some(format!("{}/{}", picked.service, picked.id))
+    });
+    Ok(Json(ExplainView { picked, ..view(&request, &table.explain(&request)) }))
 }
 
 fn asked(query: &str) -> Result<Asked, ApiError> {
@@ -84,6 +89,11 @@ fn serde_urlencoded_pairs(query: &str) -> Option<Vec<(String, String)>> {
     axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri).ok().map(|query| query.0)
 }
 
+/// As a worker's, only slower.
+fn random() -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+}
+
 /// The head that a client would send for it.
 fn head(asked: &Asked) -> Result<Vec<u8>, ApiError> {
     let hint = "expected an absolute URL such as http://shop.test/api";
@@ -109,7 +119,7 @@ fn head(asked: &Asked) -> Result<Vec<u8>, ApiError> {
     Ok(head.into_bytes())
 }
 
-fn view(method: &str, host: &str, path: &str, explanation: Explanation) -> ExplainView {
+fn view(request: &RequestView<'_>, explanation: &Explanation) -> ExplainView {
     let instances: Vec<_> = explanation
         .backends
         .iter()
@@ -127,10 +137,11 @@ fn view(method: &str, host: &str, path: &str, explanation: Explanation) -> Expla
         .collect();
     ExplainView {
         revision: explanation.revision.0,
-        method: method.to_owned(),
-        host: host.to_owned(),
-        path: path.to_owned(),
-        verdict: verdict(&explanation),
+        method: request.method.to_owned(),
+        host: request.host.to_owned(),
+        path: request.path.to_owned(),
+        query: request.query.map(ToOwned::to_owned),
+        verdict: verdict(explanation),
         route: explanation.winner.as_ref().map(ToString::to_string),
         candidates: explanation
             .candidates
@@ -139,10 +150,12 @@ fn view(method: &str, host: &str, path: &str, explanation: Explanation) -> Expla
                 route: candidate.route.to_string(),
                 host: candidate.host.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 path: candidate.path.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                asks: candidate.predicates.to_string(),
                 outcome: candidate.verdict.reason(),
             })
             .collect(),
         instances,
+        picked: None,
     }
 }
 

@@ -122,7 +122,14 @@ pub(super) async fn instances(
     responses((status = 200, body = Vec<RouteView>)))]
 pub(super) async fn routes(State(context): Shared) -> Json<Vec<RouteView>> {
     let snapshot = context.live.snapshot();
-    Json(snapshot.routes().map(|(_, route)| RouteView::from(route.as_ref())).collect())
+    let mut views: BTreeMap<&str, RouteView> =
+        snapshot.routes().map(|(name, route)| (name.as_str(), route.as_ref().into())).collect();
+    for warning in context.router.table().warnings(&context.listeners) {
+        if let Some(view) = views.get_mut(warning.route.as_str()) {
+            view.warnings.push(warning.to_string());
+        }
+    }
+    Json(views.into_values().collect())
 }
 
 /// One route.
@@ -136,7 +143,16 @@ pub(super) async fn route(
     let snapshot = context.live.snapshot();
     let route =
         snapshot.route(name.as_str()).ok_or_else(|| ApiError::not_found("route", name.as_str()))?;
-    Ok(Json(RouteView::from(route.as_ref())))
+    let (table, metrics) = (context.router.table(), context.router.metrics());
+    let warnings = table.warnings_with(route, &context.listeners, metrics);
+    Ok(Json(RouteView {
+        warnings: warnings
+            .iter()
+            .filter(|warning| warning.route == name)
+            .map(ToString::to_string)
+            .collect(),
+        ..RouteView::from(route.as_ref())
+    }))
 }
 
 /// All nodes that are heard of.

@@ -145,6 +145,9 @@ pub struct RouteView {
     pub tunnel_idle_timeout_ms: Option<u64>,
     /// Who made it.
     pub origin: String,
+    /// Why it can never match, or which other route only age or name puts before it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// What the value of a header field or a parameter has to be.
@@ -386,6 +389,9 @@ pub struct ScaleCall {
 pub struct DoneView {
     /// The revision of the write: wait for it to know that it is live.
     pub revision: u64,
+    /// What there is to tell of what was written, such as a route that can never match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What became of a wait.
@@ -571,6 +577,7 @@ impl From<&Route> for RouteView {
             body_idle_timeout_ms: millis(route.timeouts.body_idle),
             tunnel_idle_timeout_ms: millis(route.timeouts.tunnel_idle),
             origin: origin(&route.origin),
+            warnings: Vec::new(),
         }
     }
 }
@@ -687,6 +694,9 @@ pub struct ExplainView {
     pub host: String,
     /// The path that was matched: normalised.
     pub path: String,
+    /// The query that was matched, as it came.
+    #[serde(default)]
+    pub query: Option<String>,
     /// The outcome in words.
     pub verdict: String,
     /// The route that takes it; none is a 404.
@@ -695,6 +705,9 @@ pub struct ExplainView {
     pub candidates: Vec<ExplainCandidate>,
     /// The instances behind the route.
     pub instances: Vec<ExplainInstance>,
+    /// The instance that was picked this time, as `SERVICE/ID`; another request may get another.
+    #[serde(default)]
+    pub picked: Option<String>,
 }
 
 /// A route that was looked at.
@@ -706,6 +719,9 @@ pub struct ExplainCandidate {
     pub host: String,
     /// Its paths.
     pub path: String,
+    /// What else it asks: methods, header fields, parameters of the query.
+    #[serde(default)]
+    pub asks: String,
     /// Why it wins or loses.
     pub outcome: String,
 }

@@ -26,7 +26,7 @@ use crate::controller::commands::{Committed, DeployRequest, Deployed, PROGRESS_D
 type Done = Result<Json<DoneView>, ApiError>;
 
 fn done<T>(committed: &Committed<T>) -> Json<DoneView> {
-    Json(DoneView { revision: committed.revision.0 })
+    Json(DoneView { revision: committed.revision.0, warnings: Vec::new() })
 }
 
 fn parsed<T: std::str::FromStr>(text: &str, hint: &str) -> Result<T, ApiError>
@@ -129,7 +129,11 @@ pub(super) async fn put_route(
     Body(call): Body<RouteCall>,
 ) -> Done {
     let route = route_record(name, &call)?;
-    Ok(done(&context.commands.put_route(route).await?))
+    let committed = context.commands.put_route(route).await?;
+    let (table, metrics) = (context.router.table(), context.router.metrics());
+    let warnings = table.warnings_with(&committed.value, &context.listeners, metrics);
+    let warnings = warnings.iter().map(ToString::to_string).collect();
+    Ok(Json(DoneView { revision: committed.revision.0, warnings }))
 }
 
 /// The record of the route that a call asks for.

@@ -141,6 +141,9 @@ pub(super) async fn routes(client: &Client, json: bool) -> Result<(), Failure> {
         })
         .collect();
     table::print(["LISTENER", "HOST", "PATH", "ASKS", "LEADS TO", "NAME", "FROM"], &rows);
+    for warning in views.iter().flat_map(|view| &view.warnings) {
+        say!("warning: {warning}");
+    }
     Ok(())
 }
 
@@ -186,9 +189,12 @@ pub(super) async fn explain(
         let rows: Vec<_> = view
             .candidates
             .iter()
-            .map(|c| [c.route.clone(), c.host.clone(), c.path.clone(), c.outcome.clone()])
+            .map(|c| {
+                let asks = if c.asks.is_empty() { "-" } else { &c.asks };
+                [&*c.route, &*c.host, &*c.path, asks, &*c.outcome].map(str::to_owned)
+            })
             .collect();
-        table::print(["  ROUTE", "HOST", "PATH", "OUTCOME"], &indented(rows));
+        table::print(["  ROUTE", "HOST", "PATH", "ASKS", "OUTCOME"], &indented(rows));
     }
     if !view.instances.is_empty() {
         say!("\ninstances:");
@@ -206,6 +212,9 @@ pub(super) async fn explain(
             })
             .collect();
         table::print(["  SERVICE", "INSTANCE", "ADDRESS", "IN FLIGHT", "OUTCOME"], &indented(rows));
+    }
+    if let Some(picked) = &view.picked {
+        say!("\npicked this time: {picked}");
     }
     Ok(())
 }

@@ -133,10 +133,16 @@ pub(super) fn check(check: &Check, json: bool) -> ExitCode {
         Err(error) => return wrong(&error),
     };
     let troubles = if check.offline { Vec::new() } else { mesh::probe(&config) };
+    let warnings = mesh::warnings(&config);
     if json {
         let ok = troubles.is_empty();
-        super::table::json(&serde_json::json!({ "ok": ok, "troubles": troubles }));
+        super::table::json(
+            &serde_json::json!({ "ok": ok, "troubles": troubles, "warnings": warnings }),
+        );
     } else {
+        for warning in &warnings {
+            eprintln!("portolan: {}: warning: {warning}", check.file.display());
+        }
         for trouble in &troubles {
             eprintln!("portolan: {}: {trouble}", check.file.display());
         }

@@ -134,11 +134,13 @@ fn route_changes(node: &NodeName, wanted: &[Route], stored: &[Kv]) -> Vec<Txn> {
         }
     }
     let ours = Origin::Config(node.clone());
+    // One age for all: of two that are new together the name decides, as the check says.
+    let now = clock::unix_ms();
     for route in wanted {
         let key = Key::Route(route.name.clone()).to_string();
         match there.remove(&route.name) {
             None => {
-                let route = Route { created_ms: clock::unix_ms(), ..route.clone() };
+                let route = Route { created_ms: now, ..route.clone() };
                 changes.push((Compare::Absent(key.clone()), key, Some(record::encode(&route))));
             }
             Some((kv, old)) => {

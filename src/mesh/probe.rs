@@ -1,7 +1,12 @@
 //! What a configuration needs of others: are the resolvers it names there, can its sockets be
-//! bound by this user on this machine.
+//! bound by this user on this machine. And what there is to tell of its routes.
 
 use std::time::Duration;
+
+use portolan_discovery::model::{Event, Key, Kv, Revision, Route, record};
+use portolan_discovery::snapshot::Snapshot;
+use portolan_router::Table;
+use portolan_router::metrics::Metrics;
 
 use crate::config::Config;
 
@@ -19,4 +24,56 @@ pub fn probe(config: &Config) -> Vec<String> {
         }
     }
     troubles
+}
+
+/// Routes of the file that can never match, and those that only a name puts before another, in
+/// words. The router's own table says so; routes that others make are not in it.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let revision = Revision(1);
+    let put = |route: &Route| {
+        let key = Key::Route(route.name.clone()).to_string();
+        let value = record::encode(route);
+        Event::Put(Kv { key, value, created: revision, modified: revision, lease: None })
+    };
+    let events: Vec<Event> = config.routes.iter().map(put).collect();
+    let (snapshot, _) = Snapshot::default().apply(&events, revision);
+    let Ok(metrics) = Metrics::register(&prometheus::Registry::new()) else { return Vec::new() };
+    let table = Table::compile(&snapshot, None, &metrics).table;
+    let listeners: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.clone(), listener.protocol))
+        .collect();
+    table.warnings(&listeners).iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_route_of_the_file_that_can_never_match_is_told() {
+        let file = r#"
+listeners = [{ name = "web", bind = "127.0.0.1:8080" }]
+[[routes]]
+name = "all"
+host = "a.test"
+service = "a"
+[[routes]]
+name = "regex"
+host = "a.test"
+path = "~^/x"
+service = "b"
+[[routes]]
+name = "get"
+host = "a.test"
+methods = ["GET"]
+service = "c"
+"#;
+        let config = Config::parse(Path::new("p.toml"), file).unwrap();
+        let told = warnings(&config);
+        assert!(told.len() == 1 && told[0].starts_with("route regex takes no request"), "{told:?}");
+    }
 }

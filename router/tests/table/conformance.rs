@@ -6,7 +6,7 @@
 //! field, `name?value` for a parameter, `@listener`, `+age`; then `->` and services with `*weight`.
 //! A request is `METHOD host target`, its header fields, `@listener`, then `=>` and the outcome.
 
-use portolan_router::{PickError, RequestView, Tried};
+use portolan_router::{Ask, PickError, RequestView};
 
 use crate::world::*;
 
@@ -82,7 +82,7 @@ fn outcome(world: &World, line: &str) -> String {
         return "404".to_owned();
     };
     assert_eq!(explained.as_ref(), Some(&entry.name), "{line}");
-    match entry.pick(&world.table, 1, &Tried::none()) {
+    match entry.pick(&world.table, &Ask::first(1)) {
         Ok(picked) => picked.service.to_string(),
         Err(PickError::NoInstance { .. }) => "503".to_owned(),
         Err(PickError::UnknownService { .. }) => "500".to_owned(),
@@ -398,7 +398,7 @@ fn requests_are_split_by_weight_and_a_bad_share_fails_alone() {
     let mut counts = std::collections::BTreeMap::<String, u32>::new();
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..10_000 {
-        let ended = match entry.pick(&world.table, random.u64(..), &Tried::none()) {
+        let ended = match entry.pick(&world.table, &Ask::first(random.u64(..))) {
             Ok(picked) => picked.service.to_string(),
             Err(PickError::UnknownService { .. }) => "500".to_owned(),
             Err(PickError::NoInstance { .. }) => "503".to_owned(),

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use crate::world::*;
 
-fn asking(name: &str, path: &str, asks: (&[&str], &[(&str, &str)], &[(&str, &str)])) -> Route {
+/// Methods, header fields, parameters.
+type Asks<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)]);
+
+fn asking(name: &str, path: &str, asks: Asks<'_>) -> Route {
     let mut record = route(name, "a.test", path);
     if let Rule::Http(rule) = &mut record.rule {
         rule.predicates = predicates(asks.0, asks.1, asks.2);
@@ -130,7 +133,26 @@ fn a_route_of_a_listener_that_brings_nothing_is_told() {
     );
 }
 
-const ASKS: [(&[&str], &[(&str, &str)], &[(&str, &str)]); 8] = [
+#[test]
+fn a_route_that_is_written_is_told_about_with_those_that_it_leaves_nothing() {
+    let old = route("old", "a.test", "~^/x");
+    let world = World::of(&[put_route(&old), put_route(&route("far", "b.test", "~^/x"))]);
+    let listeners = [(listener("main"), Protocol::Http)];
+    let told = |record: &Route| -> Vec<String> {
+        let warnings = world.table.warnings_with(record, &listeners, &world.metrics);
+        warnings.iter().map(ToString::to_string).collect()
+    };
+    assert!(told(&old).is_empty() && told(&route("new", "a.test", "/y")).is_empty());
+    let all = told(&route("new", "a.test", "/"));
+    assert!(all.len() == 1 && all[0].starts_with("route old takes no request"), "{all:?}");
+    let mut gone = route("old", "a.test", "/");
+    gone.listener = Some(listener("gone"));
+    let gone = told(&gone);
+    assert!(gone.len() == 1 && gone[0].contains("no listener gone"), "{gone:?}");
+    assert_eq!(world.table.snapshot().routes().count(), 2, "it was only asked");
+}
+
+const ASKS: [Asks<'_>; 8] = [
     (&[], &[], &[]),
     (&["GET"], &[], &[]),
     (&["GET", "POST"], &[], &[]),

@@ -395,6 +395,22 @@ impl Predicates {
     }
 }
 
+/// `GET|POST x-env=canary x-debug ?v=~^2`; nothing for nothing.
+impl fmt::Display for Predicates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |pattern: &ValuePattern| match pattern {
+            ValuePattern::Present => String::new(),
+            _ => format!("={pattern}"),
+        };
+        let methods: Vec<&str> = self.methods().iter().map(MethodName::as_str).collect();
+        let mut words = Vec::new();
+        words.extend((!methods.is_empty()).then(|| methods.join("|")));
+        words.extend(self.headers().iter().map(|(name, v)| format!("{name}{}", value(v))));
+        words.extend(self.query().iter().map(|(name, v)| format!("?{name}{}", value(v))));
+        f.write_str(&words.join(" "))
+    }
+}
+
 impl TryFrom<Form> for Predicates {
     type Error = PredicateError;
     fn try_from(form: Form) -> Result<Self, PredicateError> {

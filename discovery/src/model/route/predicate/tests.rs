@@ -70,6 +70,7 @@ fn a_record_reads_as_it_was_written_and_names_are_told_apart_without_case() {
         r#"{"methods":["GET","POST"],"headers":{"x-a":"1","x-b":"~^v","x-c":true},"query":{"p":"=~","q":true}}"#
     );
     assert_eq!(serde_json::from_str::<Predicates>(&text).unwrap(), all);
+    assert_eq!(all.to_string(), "GET|POST x-a=1 x-b=~^v x-c ?p==~ ?q");
     assert_eq!(serde_json::to_string(&Predicates::NONE).unwrap(), "{}");
     assert_eq!(serde_json::from_str::<Predicates>("{}").unwrap(), Predicates::NONE);
     let many: Vec<_> = (0..=MATCHES_MAX).map(|i| format!("\"h{i}\":\"x\"")).collect();
