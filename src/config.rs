@@ -33,7 +33,7 @@ pub const DATA_DIR: &str = ".portolan";
 /// Where upstream resolvers are read from when the file names neither them nor another file.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// A larger configuration file is refused.
-pub const FILE_BYTES_MAX: u64 = 16 << 20;
+pub const FILE_BYTES_MAX: u64 = 64 << 20;
 /// The most data workers, of router or resolver.
 pub const WORKERS_MAX: usize = 256;
 /// The most instances of one process type.

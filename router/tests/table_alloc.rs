@@ -1,4 +1,5 @@
-//! Choosing allocates nothing: a test of its own, because it replaces the allocator.
+//! Choosing allocates nothing, and a route costs little: tests of their own, because they replace
+//! the allocator.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(unsafe_code, reason = "an allocator that counts has to be one")]
 
@@ -18,17 +19,26 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that the thread has taken and not given back.
+    static HELD: Cell<i64> = const { Cell::new(0) };
+}
+
+fn hold(bytes: usize, sign: i64) {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    HELD.with(|held| held.set(held.get() + sign * bytes));
 }
 
 // SAFETY: every call is the system allocator's; the count is a thread's own and needs no memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        hold(layout.size(), 1);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        hold(layout.size(), -1);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -41,6 +51,37 @@ fn allocations(work: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.with(Cell::get);
     work();
     ALLOCATIONS.with(Cell::get) - before
+}
+
+/// What a table of `hosts` hosts with three routes each holds beyond its snapshot, in bytes.
+fn table_bytes(hosts: usize) -> i64 {
+    let mut events = vec![up("web", "a")];
+    for host in 0..hosts {
+        for path in ["/", "/api", "=/login"] {
+            let name = format!("r{host}-{}", path.len());
+            let host = format!("shop-{host}.customers.example.org");
+            let mut record = route(&name, &host, path);
+            record.backends = vec![backend("web", 1)];
+            events.push(put_route(&record));
+        }
+    }
+    let mut world = World::new();
+    world.learn(&events);
+    let before = HELD.with(Cell::get);
+    let table = black_box(world.full());
+    let held = HELD.with(Cell::get) - before;
+    drop(table);
+    held
+}
+
+#[test]
+fn a_route_costs_at_most_400_bytes_beyond_its_strings() {
+    const HOSTS: usize = 20_000;
+    // The text of a host and of its paths is held once for its three routes.
+    const STRINGS: i64 = "shop-10000.customers.example.org/api/login".len() as i64;
+    let each = (table_bytes(HOSTS) - table_bytes(0)) / HOSTS as i64 - STRINGS;
+    println!("{} bytes a route", each / 3);
+    assert!(each <= 3 * 400, "{} bytes a route", each / 3);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod route;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -281,25 +281,26 @@ impl<'a> Reader<'a> {
         files: Vec<Spanned<ServiceFile>>,
         node: &NodeName,
     ) -> Result<Vec<Declared>, ConfigError> {
-        let mut services: Vec<(Declared, usize)> = Vec::new();
+        let mut services = Vec::with_capacity(files.len());
+        let mut starts = HashMap::new();
         for file in files {
             let place = file.span();
             let declared = file.into_inner().declared(Origin::Config(node.clone()));
-            if let Some((_, first)) =
-                services.iter().find(|(other, _)| other.service.name == declared.service.name)
-            {
+            let name = declared.service.name.clone();
+            if let Some(first) = starts.insert(name, place.start) {
                 return Err(self.source.at(
                     place,
                     format!(
-                        "service \"{}\" is there already, at line {first}",
-                        declared.service.name
+                        "service \"{}\" is there already, at line {}",
+                        declared.service.name,
+                        self.source.line(first)
                     ),
                     "give each service a name of its own",
                 ));
             }
-            services.push((declared, self.source.line(place.start)));
+            services.push(declared);
         }
-        Ok(services.into_iter().map(|(declared, _)| declared).collect())
+        Ok(services)
     }
 
     fn apps(&self, files: Vec<Spanned<AppFile>>) -> Result<Vec<AppDeclaration>, ConfigError> {

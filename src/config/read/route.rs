@@ -1,5 +1,6 @@
 //! The routes of the file: what each takes, where it leads, and a name for one that has none.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use portolan_discovery::model::{
@@ -13,6 +14,43 @@ use crate::config::Listener;
 use crate::config::error::ConfigError;
 use crate::config::file::{BackendFile, RewriteFile, RouteFile};
 
+/// The routes read so far, so that each is held against few: a file may have hundreds of thousands.
+#[derive(Default)]
+struct Seen {
+    /// Where in the file each is.
+    starts: Vec<usize>,
+    by_name: HashMap<RouteName, usize>,
+    /// By listener, host and path; those of one key may still differ in what else they ask.
+    by_place: HashMap<(Option<ListenerName>, String), Vec<usize>>,
+}
+
+/// What an earlier route has in common with one, and where in the file it is.
+enum Twin {
+    Rule(usize),
+    Name(usize),
+}
+
+impl Seen {
+    /// Notes a route that begins at `start`, or finds the one that it repeats among `routes`.
+    fn add(&mut self, route: &Route, start: usize, routes: &[Route]) -> Option<Twin> {
+        let place = match &route.rule {
+            Rule::Http(rule) => format!("{} {}", rule.host, rule.path),
+            Rule::Tcp => String::new(),
+        };
+        let near = self.by_place.entry((route.listener.clone(), place)).or_default();
+        if let Some(twin) = near.iter().find(|index| routes[**index].rule == route.rule) {
+            return Some(Twin::Rule(self.starts[*twin]));
+        }
+        if let Some(twin) = self.by_name.get(&route.name) {
+            return Some(Twin::Name(self.starts[*twin]));
+        }
+        near.push(routes.len());
+        self.by_name.insert(route.name.clone(), routes.len());
+        self.starts.push(start);
+        None
+    }
+}
+
 impl Reader<'_> {
     pub(super) fn routes(
         &self,
@@ -20,21 +58,25 @@ impl Reader<'_> {
         listeners: &[(Listener, Range<usize>)],
         node: &NodeName,
     ) -> Result<Vec<Route>, ConfigError> {
-        let mut routes: Vec<(Route, usize)> = Vec::new();
+        let mut routes = Vec::with_capacity(files.len());
+        let mut seen = Seen::default();
         for file in files {
             let place = file.span();
             let route = Route {
                 origin: Origin::Config(node.clone()),
                 ..self.route(file.into_inner(), &place, listeners)?
             };
-            let line = self.source.line(place.start);
-            for (other, first) in &routes {
-                let what = if other.listener == route.listener && other.rule == route.rule {
-                    format!("the route takes the same requests as the one at line {first}")
-                } else if other.name == route.name {
-                    format!("route \"{}\" is there already, at line {first}", route.name)
-                } else {
-                    continue;
+            if let Some(twin) = seen.add(&route, place.start, &routes) {
+                let what = match twin {
+                    Twin::Rule(at) => format!(
+                        "the route takes the same requests as the one at line {}",
+                        self.source.line(at)
+                    ),
+                    Twin::Name(at) => format!(
+                        "route \"{}\" is there already, at line {}",
+                        route.name,
+                        self.source.line(at)
+                    ),
                 };
                 return Err(self.source.at(
                     place,
@@ -42,9 +84,9 @@ impl Reader<'_> {
                     "change its name, host, path, listener or what else it asks, or give one route several backends",
                 ));
             }
-            routes.push((route, line));
+            routes.push(route);
         }
-        Ok(routes.into_iter().map(|(route, _)| route).collect())
+        Ok(routes)
     }
 
     fn route(
