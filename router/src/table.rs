@@ -12,6 +12,7 @@
 mod compile;
 mod entry;
 mod hosts;
+mod index;
 mod paths;
 mod request;
 mod service;
@@ -35,6 +36,7 @@ pub use service::{Member, ServiceTable};
 pub(crate) use request::Lack;
 
 use hosts::Hosts;
+use index::Index;
 use service::ServiceKey;
 
 pub(crate) type Seed = SeedableRandomState;
@@ -52,7 +54,7 @@ pub struct Table {
     snapshot: Snapshot,
     hosts: Hosts,
     tcp: OrdMap<ListenerName, Vec<Arc<RouteEntry>>>,
-    services: HashMap<service::Slot, ()>,
+    services: Index<ServiceTable>,
     /// Services with a member that drains.
     draining: OrdMap<ServiceName, Arc<ServiceTable>>,
     panic: OrdSet<ServiceName>,
@@ -66,7 +68,7 @@ impl Table {
             snapshot: Snapshot::default(),
             hosts: Hosts::new(),
             tcp: OrdMap::new(),
-            services: HashMap::with_hasher(seed()),
+            services: Index::new(),
             draining: OrdMap::new(),
             panic: OrdSet::new(),
             kept: OrdSet::new(),
@@ -105,12 +107,12 @@ impl Table {
     }
 
     fn by_key(&self, key: &ServiceKey) -> Option<&Arc<ServiceTable>> {
-        self.services.get_key_value(key).map(|(slot, ())| &slot.0)
+        self.services.get(key.hash(), |service| service.key() == key)
     }
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceTable>> {
-        self.services.keys().map(|slot| &slot.0)
+        self.services.iter()
     }
 
     /// What draining instances have under way, zeros too; by service, then instance.

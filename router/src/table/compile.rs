@@ -13,7 +13,7 @@ use portolan_discovery::snapshot::{ServiceEntry, Snapshot};
 use super::Table;
 use super::entry::RouteEntry;
 use super::paths;
-use super::service::{ServiceKey, ServiceTable, Slot};
+use super::service::{ServiceKey, ServiceTable};
 use crate::metrics::Metrics;
 
 /// Two routes that take exactly the same requests: the second takes none.
@@ -134,7 +134,7 @@ impl Compile<'_> {
         self.report.services_changed += 1;
         let table = &mut self.table;
         let key = ServiceKey::of(name);
-        let previous = table.services.remove_with_key(&key).map(|(slot, ())| slot.0);
+        let previous = table.by_key(&key).map(Arc::clone);
         // The key of before, whose name the routes share.
         let key = previous.as_ref().map_or(key, |previous| previous.key().clone());
         let next = entry.map(|entry| {
@@ -150,10 +150,14 @@ impl Compile<'_> {
             None => table.draining.remove(name),
         };
         match next {
-            Some(next) => {
-                table.services.insert(Slot(next), ());
+            Some(next) => table.services.insert(next),
+            None => {
+                if let Some(previous) = &previous {
+                    let key = previous.key();
+                    table.services.remove(key.hash(), |service| service.key() == key);
+                }
+                self.metrics.forget(name);
             }
-            None => self.metrics.forget(name),
         }
     }
 

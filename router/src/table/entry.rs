@@ -42,23 +42,25 @@ struct Share {
     weight: u32,
 }
 
-/// A compiled route.
+/// A compiled route. In the order of use: what a pick reads shares a cache line with the count of
+/// references, which it writes.
 #[derive(Debug)]
+#[repr(C)]
 pub struct RouteEntry {
-    /// The name.
-    pub name: RouteName,
-    /// The largest request body in bytes.
-    pub body_bytes_max: Option<u64>,
-    pub(super) listener: Option<ListenerName>,
+    /// One lies in the route's own piece of memory.
+    shares: SmallVec<[Share; 1]>,
+    weight_sum: u32,
     /// Whether it asks for more than a host and a path that is not a regular expression.
     asks: bool,
     /// What it changes in a request.
     rewrite: Option<Box<Rewrite>>,
     /// Its waits, if it has any of its own.
     timeouts: Option<Box<RouteTimeouts>>,
-    /// One lies in the route's own piece of memory.
-    shares: SmallVec<[Share; 1]>,
-    weight_sum: u32,
+    /// The largest request body in bytes.
+    pub body_bytes_max: Option<u64>,
+    /// The name.
+    pub name: RouteName,
+    pub(super) listener: Option<ListenerName>,
     record: Arc<Route>,
 }
 

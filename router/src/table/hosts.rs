@@ -1,8 +1,7 @@
 //! From a host to the routes of that host: exact, then the longest wildcard, then any.
 //! Knows nothing of paths: [`Paths`] does.
 
-use std::borrow::Borrow;
-use std::hash::{Hash, Hasher};
+use std::hash::BuildHasher;
 use std::iter::{once, successors};
 use std::sync::Arc;
 
@@ -10,57 +9,41 @@ use portolan_discovery::model::{HostPattern, HttpRule, RouteName};
 use smallvec::SmallVec;
 
 use super::entry::RouteEntry;
+use super::index::{Index, Keyed};
 use super::paths::Paths;
 use super::request::RequestView;
-use super::{HashMap, seed};
+use super::seed;
 
 #[derive(Debug, Clone)]
 pub(super) struct Hosts {
-    exact: HashMap<Slot, ()>,
+    exact: Index<Host>,
     /// By what follows `*.`: a host has at most 127 suffixes, and each costs one look.
-    wildcard: HashMap<Slot, ()>,
+    wildcard: Index<Host>,
     any: Arc<Paths>,
 }
 
-/// A host with its routes: its own key, so that a look-up reads one piece of memory.
-#[derive(Debug, Clone)]
-struct Slot(Arc<Host>);
-
+/// A host with its routes. Its own key, so that a look-up reads one piece of memory.
 #[derive(Debug, Clone)]
 struct Host {
+    hash: u64,
     /// A common length lies in the piece itself.
     name: SmallVec<[u8; 40]>,
     paths: Paths,
 }
 
-impl Borrow<[u8]> for Slot {
-    fn borrow(&self) -> &[u8] {
-        &self.0.name
+impl Keyed for Host {
+    fn hash(&self) -> u64 {
+        self.hash
     }
-}
 
-impl PartialEq for Slot {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for Slot {}
-
-impl Hash for Slot {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // As `[u8]` does, which is what a look-up has.
-        self.0.name.as_slice().hash(state);
+    fn is_same(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.name == other.name
     }
 }
 
 impl Hosts {
     pub(super) fn new() -> Self {
-        Self {
-            exact: HashMap::with_hasher(seed()),
-            wildcard: HashMap::with_hasher(seed()),
-            any: Arc::new(Paths::none()),
-        }
+        Self { exact: Index::new(), wildcard: Index::new(), any: Arc::new(Paths::none()) }
     }
 
     /// A request that no rule of the most specific host takes falls through to the next host,
@@ -108,33 +91,41 @@ impl Hosts {
         self.change(&rule.host, |paths| paths.remove(name, &rule.path));
     }
 
-    /// Takes the host out and puts it back changed, unless no route is left.
+    /// Puts a changed host in place of the host, or takes it out when no route is left.
     fn change(&mut self, pattern: &HostPattern, change: impl FnOnce(&mut Paths)) {
         let (map, name) = match pattern {
             HostPattern::Any => return change(Arc::make_mut(&mut self.any)),
             HostPattern::Exact(host) => (&mut self.exact, host.as_str().as_bytes()),
             HostPattern::Wildcard(host) => (&mut self.wildcard, host.as_str().as_bytes()),
         };
-        let mut host = match map.remove_with_key(name) {
-            Some((Slot(host), ())) => host,
-            None => Arc::new(Host { name: SmallVec::from_slice(name), paths: Paths::none() }),
+        let hash = hash(name);
+        let is_it = |host: &Host| host.name.as_slice() == name;
+        let mut host = match map.get(hash, is_it) {
+            Some(host) => Host::clone(host),
+            None => Host { hash, name: SmallVec::from_slice(name), paths: Paths::none() },
         };
-        let changed = Arc::make_mut(&mut host);
-        change(&mut changed.paths);
-        if !changed.paths.is_empty() {
-            map.insert(Slot(host), ());
+        change(&mut host.paths);
+        if host.paths.is_empty() {
+            map.remove(hash, is_it);
+        } else {
+            map.insert(Arc::new(host));
         }
     }
 
     /// The routes of every host, in no order of hosts.
     pub(super) fn all(&self) -> impl Iterator<Item = &Paths> {
-        let slots = self.exact.keys().chain(self.wildcard.keys());
-        slots.map(|slot| &slot.0.paths).chain(once(&*self.any))
+        let hosts = self.exact.iter().chain(self.wildcard.iter());
+        hosts.map(|host| &host.paths).chain(once(&*self.any))
     }
 }
 
-fn look<'h>(map: &'h HashMap<Slot, ()>, host: &str) -> Option<&'h Paths> {
-    map.get_key_value(host.as_bytes()).map(|(slot, ())| &slot.0.paths)
+fn look<'h>(map: &'h Index<Host>, host: &str) -> Option<&'h Paths> {
+    let name = host.as_bytes();
+    map.get(hash(name), |host| host.name.as_slice() == name).map(|host| &host.paths)
+}
+
+fn hash(name: &[u8]) -> u64 {
+    seed().hash_one(name)
 }
 
 fn suffix(name: &str) -> Option<&str> {

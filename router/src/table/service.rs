@@ -7,13 +7,13 @@
 //! without them. Draining, an override and the deletion of a record are explanations, so none
 //! of them is undone. Both guards clear themselves with the next state.
 
-use std::borrow::Borrow;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use portolan_discovery::model::{InstanceId, Override, Protocol, ServiceName};
 use portolan_discovery::snapshot::{self, ServiceEntry, State};
 
+use super::index::Keyed;
 use super::seed;
 use crate::balance::{Ask, Balance};
 use crate::endpoint::{Endpoint, EndpointState, InFlight};
@@ -32,6 +32,12 @@ impl ServiceKey {
     }
 }
 
+impl ServiceKey {
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
 impl PartialEq for ServiceKey {
     fn eq(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.name.as_str(), other.name.as_str());
@@ -41,33 +47,13 @@ impl PartialEq for ServiceKey {
 
 impl Eq for ServiceKey {}
 
-impl Hash for ServiceKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
+impl Keyed for ServiceTable {
+    fn hash(&self) -> u64 {
+        self.key.hash
     }
-}
 
-/// A service as the table keeps it: its own key, so that a look-up reads one piece of memory.
-#[derive(Debug, Clone)]
-pub(super) struct Slot(pub(super) Arc<ServiceTable>);
-
-impl Borrow<ServiceKey> for Slot {
-    fn borrow(&self) -> &ServiceKey {
-        &self.0.key
-    }
-}
-
-impl PartialEq for Slot {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key == other.0.key
-    }
-}
-
-impl Eq for Slot {}
-
-impl Hash for Slot {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key.hash(state);
+    fn is_same(&self, other: &Self) -> bool {
+        self.key == other.key
     }
 }
 
