@@ -59,9 +59,9 @@
 //! | 58 what is tried again | `proxy::failures::a_request_that_must_not_be_sent_twice_is_not` and its neighbours, `broken::*`; no answer is tried again, so `Retry-After` has nobody to honour it |
 //! | 59 another endpoint | `proxy::failures::a_refused_connection_is_tried_on_another_instance`, `proxy::failures::no_instance_is_tried_twice_and_the_reason_is_told`; attempts are not told to anybody, so there is no field to strip |
 //! | 60 who the client is | `hops::what_concerns_the_clients_connection_stays_on_it`, `hops::what_a_trusted_proxy_says_is_added_to` |
-//! | 61 PROXY protocol | a listener's own suite |
+//! | 61 PROXY protocol | `proxy::greeting::*` |
 //! | 62 names with `_` and `.` | `hops::what_concerns_the_clients_connection_stays_on_it` |
-//! | 63 slow clients | `proxy::failures::a_client_that_stalls_is_told_so`, `proxy::failures::a_client_that_trickles_its_head_is_cut_off_all_the_same` |
+//! | 63 slow clients | `proxy::failures::a_client_that_stalls_is_told_so`, `proxy::failures::a_client_that_trickles_its_head_is_cut_off_all_the_same`, the tests `slow` and `proxy::overload::*` |
 //! | 64 0-RTT | TLS only |
 //! | 65 persistence | `answers::a_connection_ends_when_either_side_says_so`, `answers::what_is_sent_behind_the_last_request_is_not_answered`, `answers::a_refusal_reaches_a_client_that_is_still_sending` |
 //! | 66 sizes | `answers::a_size_is_refused_before_it_is_buffered` |
