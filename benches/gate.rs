@@ -286,6 +286,7 @@ const FORWARD: Forward<'_> = Forward {
     scheme: Scheme::Http,
     port: 8080,
     request_id: b"0123456789abcdef0123456789abcdef",
+    request_start_ms: None,
     authority_fallback: "127.0.0.1:8080",
     via: b"Via: 1.1 portolan-0123456789ab\r\n",
     rewrite: Rewrite::NONE,

@@ -115,6 +115,7 @@ pub struct RouterSettings {
     pub connections_per_source_max: Option<usize>,
     pub buffer_bytes_max: Option<usize>,
     pub via_name: Option<ViaName>,
+    pub request_start: Option<bool>,
 }
 
 /// A socket of the router.

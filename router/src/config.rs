@@ -177,6 +177,8 @@ pub struct Config {
     pub limits: Limits,
     /// What `Via` and `Proxy-Status` call this router; a tag of its own is appended.
     pub via_name: ViaName,
+    /// Tell instances in `X-Request-Start` when a request came.
+    pub request_start: bool,
 }
 
 impl Config {
@@ -188,6 +190,7 @@ impl Config {
             timeouts: Timeouts::DEFAULT,
             limits: Limits::DEFAULT,
             via_name: ViaName::product(),
+            request_start: false,
         }
     }
 }

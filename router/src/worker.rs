@@ -76,6 +76,8 @@ enum Life {
 pub(crate) struct Worker {
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: Limits,
+    /// Instances are told when their requests came.
+    tells_start: bool,
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) clock: Clock,
     pub(crate) pool: Pool,
@@ -125,12 +127,13 @@ impl Drop for Client {
 
 impl Worker {
     fn new(start: &Start) -> Rc<Self> {
-        let Config { timeouts, mut limits, .. } = *start.config;
+        let Config { timeouts, mut limits, request_start, .. } = *start.config;
         // What is tried more often than can be noted would be tried twice.
         limits.retries_max = limits.retries_max.min(RETRIES_MAX);
         Rc::new(Self {
             timeouts,
             limits,
+            tells_start: request_start,
             wheel: Wheel::new(),
             clock: Clock::new(wall_clock()),
             pool: Pool::new(limits.upstream_idle_max),
@@ -168,6 +171,11 @@ impl Worker {
     /// Draws from the worker's own source.
     pub(crate) fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         draw(&mut self.random.borrow_mut())
+    }
+
+    /// The moment in milliseconds of Unix time, if instances are told when their requests came.
+    pub(crate) fn request_start_ms(&self) -> Option<u64> {
+        self.tells_start.then(|| clock::unix_ms(wall_clock()))
     }
 
     /// Whether connections end with their next response.

@@ -92,6 +92,7 @@ pub(super) struct RouterFile {
     pub(super) connections_per_source_max: Option<NonZeroUsize>,
     pub(super) buffer_bytes_max: Option<Size>,
     pub(super) via_name: Option<Spanned<String>>,
+    pub(super) request_start: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

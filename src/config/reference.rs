@@ -178,6 +178,13 @@ pub const SETTINGS: &[Setting] = &[
         "letter, then letters, digits, -, _ and .",
         "What Via and Proxy-Status call this router; a tag that differs with each start is appended.",
     ),
+    row(
+        "[router]",
+        "request_start",
+        "false",
+        "true or false",
+        "Whether instances are told when the router had read the head of a request: `X-Request-Start: t=MILLISECONDS` of Unix time. A client's own is replaced, a trusted peer's kept.",
+    ),
     row("[[listeners]]", "name", "required", NAME, "The name that routes and metrics use."),
     row("[[listeners]]", "bind", "required", ADDRESS, "Where it listens; port 0 takes a free one."),
     row(

@@ -34,6 +34,8 @@ pub(super) enum Field {
     Via,
     /// `X-Request-Id`
     RequestId,
+    /// `X-Request-Start`: when the first proxy of the way got the request.
+    RequestStart,
     /// `Forwarded`
     Forwarded,
     /// `X-Forwarded-For`
@@ -83,6 +85,7 @@ const KNOWN: &[(&[u8], Field)] = &[
     (b"if-none-match", Field::Protected),
     (b"content-length", Field::ContentLength),
     (b"http2-settings", Field::Hop),
+    (b"x-request-start", Field::RequestStart),
     (b"x-forwarded-for", Field::ForwardedFor),
     (b"proxy-connection", Field::Hop),
     (b"content-encoding", Field::Protected),
@@ -262,6 +265,7 @@ mod tests {
             ("If-None-Match", Field::Protected),
             ("Content-Length", Field::ContentLength),
             ("HTTP2-Settings", Field::Hop),
+            ("X-Request-Start", Field::RequestStart),
             ("X-Forwarded-For", Field::ForwardedFor),
             ("Proxy-Connection", Field::Hop),
             ("Content-Encoding", Field::Protected),

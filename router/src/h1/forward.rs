@@ -54,6 +54,9 @@ pub struct Forward<'a> {
     pub port: u16,
     /// For `X-Request-Id`: [`Request::request_id`] or a new one.
     pub request_id: &'a [u8],
+    /// For `X-Request-Start`: when the request came, in milliseconds of Unix time; none adds none
+    /// and leaves the client's.
+    pub request_start_ms: Option<u64>,
     /// For `Host` when an HTTP/1.0 client names none: the address it connected to.
     pub authority_fallback: &'a str,
     /// The [`Via`](super::Via) line for the client's version, whole; empty adds none.
@@ -71,6 +74,7 @@ struct Passed {
     host: bool,
     proto: bool,
     port: bool,
+    start: bool,
     /// Headers to which the peer is to be appended.
     forwarded: bool,
     forwarded_for: bool,
@@ -116,6 +120,9 @@ impl Request<'_> {
                         passed.forwarded |= believed;
                         false
                     }
+                    Field::RequestStart => {
+                        forward.request_start_ms.is_none() || note(&mut passed.start, believed)
+                    }
                     Field::RequestId | Field::Connection | Field::Hop => false,
                     Field::Te | Field::Upgrade => false,
                 };
@@ -127,6 +134,9 @@ impl Request<'_> {
         out.extend_from_slice(forward.via);
         self.write_forwarded(forward, &passed, out);
         push_line(out, b"X-Request-Id", forward.request_id);
+        if let Some(start_ms) = forward.request_start_ms.filter(|_| !passed.start) {
+            write_request_start(start_ms, out);
+        }
         self.write_connection(out);
         out.extend_from_slice(b"\r\n");
     }
@@ -243,6 +253,13 @@ fn write_rewritten(path: &str, (matched, replacement): (&str, &str), out: &mut V
         out.push(b'/');
     }
     out.extend_from_slice(below.as_bytes());
+}
+
+/// In the form of nginx and Heroku, which servers that tell how long a request waited read.
+fn write_request_start(start_ms: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Request-Start: t=");
+    push_decimal(out, start_ms);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Sets the mark if the header is believed, and says whether it is.

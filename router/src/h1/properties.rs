@@ -164,6 +164,7 @@ fn check_request(bytes: &[u8]) {
             scheme: Scheme::Http,
             port: 80,
             request_id: request.request_id().map_or(b"jihgfedcba9876543210", str::as_bytes),
+            request_start_ms: Some(1),
             authority_fallback: "127.0.0.1:80",
             via: b"Via: 1.1 me\r\n",
             rewrite: Rewrite::NONE,
@@ -174,6 +175,7 @@ fn check_request(bytes: &[u8]) {
         assert_eq!(count(&out, "host"), 1);
         assert_eq!(count(&out, "x-forwarded-for"), 1);
         assert_eq!(count(&out, "x-request-id"), 1);
+        assert!(count(&out, "x-request-start") == 1 || trusted);
         assert!(count(&out, "content-length") + count(&out, "transfer-encoding") <= 1);
         assert_eq!(count(&out, "keep-alive"), 0);
         let mut scratch = HeadScratch::new();

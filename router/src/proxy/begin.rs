@@ -203,6 +203,7 @@ fn write_head(
         scheme: Scheme::Http,
         port: local.port(),
         request_id: id.as_bytes(),
+        request_start_ms: conn.client.worker.request_start_ms(),
         authority_fallback,
         via: conn.client.listener.via_line(request.facts().version),
         rewrite: route.rewrite(),

@@ -38,6 +38,11 @@ impl Clock {
     }
 }
 
+/// Milliseconds of Unix time.
+pub(crate) fn unix_ms(now: SystemTime) -> u64 {
+    u64::try_from(since_1970(now).as_millis()).unwrap_or(u64::MAX)
+}
+
 fn since_1970(now: SystemTime) -> Duration {
     // A clock before 1970 is not set at all.
     now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()

@@ -333,3 +333,34 @@ async fn a_service_gets_requests_over_connections_of_its_own_only() {
         assert_eq!(client.get("/other/x").await.text(), "b");
     }
 }
+
+#[tokio::test]
+async fn an_instance_is_told_when_its_request_came_if_that_is_wanted() {
+    let now_ms = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    let told = |response: &super::peer::Message| -> Vec<String> {
+        let lines = response.text().lines();
+        let starts = lines.filter_map(|line| line.split_once(": "));
+        starts
+            .filter(|(name, _)| name.eq_ignore_ascii_case("x-request-start"))
+            .map(|(_, value)| value.to_owned())
+            .collect()
+    };
+    let ask = "GET / HTTP/1.1\r\nHost: a.test\r\nx-request-start: t=7\r\n\r\n";
+    let instance = Instance::echo().await;
+    let rig = Rig::with(&web(&[instance.addr]), |config| config.request_start = true);
+    let before = now_ms();
+    let [start] = &told(&rig.client().await.ask(ask).await)[..] else { panic!("one field") };
+    let start: u128 = start.strip_prefix("t=").unwrap().parse().unwrap();
+    assert!((before..=now_ms()).contains(&start), "{before} {start}");
+
+    let rig = Rig::with(&web(&[instance.addr]), |config| {
+        config.request_start = true;
+        config.listeners[0].trusted_peers = vec!["127.0.0.0/8".parse().unwrap()];
+    });
+    assert_eq!(told(&rig.client().await.ask(ask).await), ["t=7"]);
+    assert_eq!(told(&rig.client().await.get("/").await).len(), 1);
+
+    let rig = Rig::web(&[instance.addr]);
+    assert_eq!(told(&rig.client().await.get("/").await), [""; 0]);
+    assert_eq!(told(&rig.client().await.ask(ask).await), ["t=7"], "not ours to change");
+}

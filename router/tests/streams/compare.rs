@@ -17,6 +17,7 @@ const FORWARD: Forward<'_> = Forward {
     scheme: Scheme::Http,
     port: 80,
     request_id: b"0123456789abcdefghij",
+    request_start_ms: None,
     authority_fallback: "127.0.0.1:80",
     via: b"Via: 1.1 me\r\n",
     rewrite: Rewrite::NONE,

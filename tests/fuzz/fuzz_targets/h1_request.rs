@@ -14,6 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         scheme: Scheme::Http,
         port: 80,
         request_id: request.request_id().map_or(b"0123456789abcdefghij", str::as_bytes),
+        request_start_ms: (bytes.len() % 3 == 0).then_some(1),
         authority_fallback: "127.0.0.1:80",
         via: b"Via: 1.1 me\r\n",
         rewrite: Rewrite::NONE,

@@ -11,6 +11,7 @@ const PLAIN: Forward<'_> = Forward {
     scheme: Scheme::Http,
     port: 8080,
     request_id: ID.as_bytes(),
+    request_start_ms: None,
     authority_fallback: "127.0.0.1:8080",
     via: b"",
     rewrite: Rewrite::NONE,
@@ -151,6 +152,20 @@ fn a_trusted_proxy_is_believed_and_appended_to() {
          X-Forwarded-Proto: https|X-Forwarded-Port: 8080|\
          Forwarded: for=1.1.1.1, for=127.0.0.9;proto=https|ID",
     );
+}
+
+#[test]
+fn when_a_request_came_is_said_by_whoever_is_believed() {
+    let head = "GET / HTTP/1.1|Host: a.test|x-request-start: t=1|Connection: x-request-start";
+    let forward = Forward { request_start_ms: Some(1_700_000_000_123), ..PLAIN };
+    let made = "X-Request-Start: t=1700000000123";
+    assert_eq!(forwarded(head, &forward), format!("GET / HTTP/1.1|Host: a.test|{ADDED}|{made}"));
+    let trusted = Forward { peer_trusted: true, ..forward };
+    let kept = format!("GET / HTTP/1.1|Host: a.test|x-request-start: t=1|{ADDED}");
+    assert_eq!(forwarded(head, &trusted), kept);
+    let bare = "GET / HTTP/1.1|Host: a.test";
+    assert_eq!(forwarded(bare, &trusted), format!("{bare}|{ADDED}|{made}"));
+    assert_eq!(forwarded(head, &PLAIN), kept, "left alone where none is made");
 }
 
 #[test]
