@@ -102,6 +102,7 @@ fn put_route(name: &str, host: &str, path: &str, service: usize) -> Event {
         backends: vec![Backend { service: service_name(service), weight: Weight::DEFAULT }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        error_pages: None,
         body_bytes_max: None,
         created_ms: 0,
         origin: Origin::Api,

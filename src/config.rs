@@ -20,7 +20,7 @@ use portolan_discovery::model::{
     AppName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol, Resources, Route,
 };
 use portolan_dns::ZoneName;
-use portolan_router::{ProxyProtocol, ViaName};
+use portolan_router::{ErrorPages, ProxyProtocol, ViaName};
 
 use error::Source;
 pub use error::{ConfigError, Place};
@@ -52,6 +52,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The router's limits and waits; `None` takes the router's default.
     pub router: RouterSettings,
+    /// What errors of the router look like.
+    pub error_pages: ErrorPages,
     /// The router's sockets; none, and it routes nothing.
     pub listeners: Vec<Listener>,
     /// The resolver; off when the file has no `[dns]`.

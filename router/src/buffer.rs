@@ -164,6 +164,12 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    /// A buffer that holds these bytes, which are counted as lent.
+    pub(crate) fn holding(bytes: Vec<u8>) -> Self {
+        let bytes = count_lent(bytes.into_boxed_slice());
+        Self { start: 0, end: bytes.len(), bytes, size: Size::Small }
+    }
+
     /// What has been read and not consumed.
     pub(crate) fn data(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
@@ -414,6 +420,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (near, listener.accept().await.unwrap().0)
+    }
+
+    #[test]
+    fn what_is_held_is_counted_until_it_is_let_go() {
+        let before = LENT.get();
+        let held = Buffer::holding(b"page".to_vec());
+        assert_eq!((held.data(), LENT.get()), (&b"page"[..], before + 4));
+        drop(held);
+        assert_eq!(LENT.get(), before);
     }
 
     #[tokio::test]

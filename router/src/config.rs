@@ -2,6 +2,7 @@
 //! Parsing is somebody else's: a value of these types binds nothing and needs no check.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,6 +10,7 @@ use portolan_discovery::model::{ListenerName, Protocol};
 
 use crate::balance::RETRIES_MAX;
 use crate::h1::{self, ViaName};
+use crate::pages::ErrorPages;
 use crate::shed::SHEDDING_MAX;
 
 /// Whether connections of a listener begin with a PROXY header.
@@ -179,6 +181,8 @@ pub struct Config {
     pub via_name: ViaName,
     /// Tell instances in `X-Request-Start` when a request came.
     pub request_start: bool,
+    /// What errors look like that the router answers with.
+    pub error_pages: Arc<ErrorPages>,
 }
 
 impl Config {
@@ -191,6 +195,7 @@ impl Config {
             limits: Limits::DEFAULT,
             via_name: ViaName::product(),
             request_start: false,
+            error_pages: Arc::default(),
         }
     }
 }

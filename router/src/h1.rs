@@ -13,6 +13,7 @@
 //! write_error(out, ..)              a whole local reply
 //! ```
 
+mod accept;
 mod body;
 mod chunk;
 mod deliver;
@@ -38,7 +39,8 @@ pub use head::HeadScratch;
 pub use limits::{HEADERS_HARD_MAX, Limits};
 pub use method::{Method, Upgrade, Version};
 pub use reason::Reason;
-pub use reply::{CONTINUE, Client, Reply, write_error, write_reply};
+pub(crate) use reply::phrase;
+pub use reply::{CONTINUE, Client, Reply, write_error, write_error_head, write_reply};
 pub use request::{Request, RequestFacts, parse_request};
 pub use response::{Phase, Response, ResponseFacts, parse_response};
 pub use target::TargetForm;

@@ -21,6 +21,7 @@ mod greet;
 mod linger;
 mod lint;
 mod listener;
+mod pages;
 mod pool;
 mod proxy;
 mod router;
@@ -38,6 +39,10 @@ pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanat
 pub use h1::{VIA_NAME_CHARS_MAX, ViaName, ViaNameError};
 pub use lint::{Cause, Warning};
 pub use listener::BindError;
+pub use pages::{
+    ErrorPage, ErrorPages, PAGE_BYTES_MAX, PLACES_MAX, PageError, PageFor, PageForError, PageKind,
+    PageSet,
+};
 pub use router::{Bound, Router};
 pub use table::{
     Compiled, Conflict, Headers, Member, PickError, Report, RequestView, RouteEntry, RouteFault,

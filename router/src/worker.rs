@@ -33,6 +33,7 @@ use crate::endpoint::InFlight;
 use crate::greet;
 use crate::h1::HeadScratch;
 use crate::listener::{self, Listener};
+use crate::pages::ErrorPages;
 use crate::pool::Pool;
 use crate::proxy::{self, RetryBudget};
 use crate::shed::{self, Cause};
@@ -78,6 +79,8 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// Instances are told when their requests came.
     tells_start: bool,
+    /// What errors look like, if not like the router's short text.
+    pub(crate) pages: Option<Arc<ErrorPages>>,
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) clock: Clock,
     pub(crate) pool: Pool,
@@ -134,6 +137,7 @@ impl Worker {
             timeouts,
             limits,
             tells_start: request_start,
+            pages: Some(&start.config.error_pages).filter(|pages| !pages.is_empty()).cloned(),
             wheel: Wheel::new(),
             clock: Clock::new(wall_clock()),
             pool: Pool::new(limits.upstream_idle_max),
@@ -171,6 +175,11 @@ impl Worker {
     /// Draws from the worker's own source.
     pub(crate) fn random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         draw(&mut self.random.borrow_mut())
+    }
+
+    /// Whether errors are JSON for who would rather have that.
+    pub(crate) fn gives_json(&self) -> bool {
+        self.pages.as_ref().is_some_and(|pages| pages.json)
     }
 
     /// The moment in milliseconds of Unix time, if instances are told when their requests came.

@@ -21,6 +21,8 @@ mod listeners;
 mod messages;
 #[path = "proxy/overload.rs"]
 mod overload;
+#[path = "proxy/pages.rs"]
+mod pages;
 #[expect(dead_code, reason = "shared with the tests of the rules, which use the rest of it")]
 #[path = "proxy/peer.rs"]
 mod peer;

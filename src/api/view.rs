@@ -143,6 +143,9 @@ pub struct RouteView {
     /// out.
     #[serde(default)]
     pub tunnel_idle_timeout_ms: Option<u64>,
+    /// The error pages that it asks for; the router's own when left out.
+    #[serde(default)]
+    pub error_pages: Option<String>,
     /// Who made it.
     pub origin: String,
     /// Why it can never match, or which other route only age or name puts before it.
@@ -451,6 +454,10 @@ pub struct RouteCall {
     /// out.
     #[serde(default)]
     pub tunnel_idle_timeout_ms: Option<u64>,
+    /// The error pages that it asks for, by their name in the routers' configuration; the
+    /// router's own when left out or not there.
+    #[serde(default)]
+    pub error_pages: Option<String>,
 }
 
 /// A service that is asked for.
@@ -576,6 +583,7 @@ impl From<&Route> for RouteView {
             request_timeout_ms: millis(route.timeouts.request),
             body_idle_timeout_ms: millis(route.timeouts.body_idle),
             tunnel_idle_timeout_ms: millis(route.timeouts.tunnel_idle),
+            error_pages: route.error_pages.as_ref().map(ToString::to_string),
             origin: origin(&route.origin),
             warnings: Vec::new(),
         }

@@ -169,6 +169,7 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
         },
         rewrite: call.rewrite.as_ref().map(rewrite).transpose()?,
         body_bytes_max: call.body_bytes_max,
+        error_pages: call.error_pages.as_deref().map(|name| parsed(name, "")).transpose()?,
         origin: Origin::Api,
         created_ms: 0,
     })

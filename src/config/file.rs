@@ -12,8 +12,8 @@ use portolan_discovery::model::route::{
     HeaderName, Matches, MethodName, ParameterName, PathPrefix,
 };
 use portolan_discovery::model::{
-    AppName, Host, HostPattern, ListenerName, NodeName, PathPattern, ProcessName, Protocol,
-    RouteName, ServiceName, Weight,
+    AppName, Host, HostPattern, ListenerName, NodeName, PageSetName, PathPattern, ProcessName,
+    Protocol, RouteName, ServiceName, Weight,
 };
 use serde::Deserialize;
 use toml::Spanned;
@@ -31,6 +31,8 @@ pub(super) struct File {
     pub(super) admin: AdminFile,
     #[serde(default)]
     pub(super) router: RouterFile,
+    #[serde(default)]
+    pub(super) error_pages: BTreeMap<String, Spanned<toml::Value>>,
     #[serde(default)]
     pub(super) listeners: Vec<Spanned<ListenerFile>>,
     pub(super) dns: Option<Spanned<DnsFile>>,
@@ -159,6 +161,7 @@ pub(super) struct RouteFile {
     pub(super) body_idle_timeout: Option<Span>,
     pub(super) tunnel_idle_timeout: Option<Span>,
     pub(super) body_max: Option<Size>,
+    pub(super) error_pages: Option<Spanned<PageSetName>>,
 }
 
 #[derive(Debug, Deserialize)]

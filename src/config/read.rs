@@ -1,5 +1,6 @@
 //! From the file's sections to a [`Config`]: defaults, references and clashes.
 
+mod pages;
 mod route;
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,6 +46,9 @@ impl<'a> Reader<'a> {
         let admin = self.admin(file.admin)?;
         let dns = file.dns.map(|dns| self.dns(dns, node.address)).transpose()?;
         self.no_socket_twice(&listeners, &admin, dns.as_ref())?;
+        let error_pages = self.error_pages(file.error_pages)?;
+        let sets = &error_pages.named;
+        self.known_pages(&file.routes, sets)?;
         let routes = self.routes(file.routes, &listeners, &node.name)?;
         let services_dir = match file.agent.services_dir {
             Some(dir) => Some(self.existing_folder(&dir)?),
@@ -57,6 +61,7 @@ impl<'a> Reader<'a> {
                 .map_or_else(|| node.data_dir.join("store.redb"), |path| self.folder.join(path)),
             admin,
             router: self.router(file.router)?,
+            error_pages,
             listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
             dns,
             agent: AgentSettings {

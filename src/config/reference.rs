@@ -185,6 +185,27 @@ pub const SETTINGS: &[Setting] = &[
         "true or false",
         "Whether instances are told when the router had read the head of a request: `X-Request-Start: t=MILLISECONDS` of Unix time. A client's own is replaced, a trusted peer's kept.",
     ),
+    row(
+        "[error_pages]",
+        "STATUS",
+        "a short text",
+        "\"503\" = \"busy.html\", \"5xx\" = \"oops.html\"",
+        "What the router's own answers with this status, or all others from 400 or 500 on, look like: a file of .html, .htm, .xml, .json or .txt with at most 64 KiB, read at start. {{status}}, {{phrase}}, {{reason}} and {{request_id}} are filled in. Without room for it the short text is sent.",
+    ),
+    row(
+        "[error_pages]",
+        "json",
+        "false",
+        "true or false",
+        "Whether a client whose Accept prefers application/json to HTML gets {\"status\", \"reason\", \"request_id\"} instead.",
+    ),
+    row(
+        "[error_pages.NAME]",
+        "STATUS",
+        "that of [error_pages]",
+        "as above",
+        "Pages for the routes that name them in error_pages.",
+    ),
     row("[[listeners]]", "name", "required", NAME, "The name that routes and metrics use."),
     row("[[listeners]]", "bind", "required", ADDRESS, "Where it listens; port 0 takes a free one."),
     row(
@@ -374,6 +395,13 @@ pub const SETTINGS: &[Setting] = &[
         "As router.tunnel_idle_timeout or router.tcp_idle_timeout.",
     ),
     row("[[routes]]", "body_max", "none", SIZE, "The largest request body: 413."),
+    row(
+        "[[routes]]",
+        "error_pages",
+        "[error_pages]",
+        "NAME of [error_pages.NAME]",
+        "The pages of the router's own answers at this route; those it lacks are taken from [error_pages].",
+    ),
     row(
         "[[apps]]",
         "name",

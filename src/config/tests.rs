@@ -292,6 +292,42 @@ service = "shop"
 }
 
 #[test]
+fn error_pages_are_read_at_once_and_blamed_in_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("busy.html", "<p>{{status}}");
+    write("oops.json", "{\"id\":\"{{request_id}}\"}");
+    write("odd.html", "{{colour}}");
+    write("big.txt", &"x".repeat(64 * 1024 + 1));
+    let parse = |text: &str| Config::parse(&dir.path().join("p.toml"), text);
+    let config = parse(
+        "[error_pages]\njson = true\n\"503\" = \"busy.html\"\n[error_pages.shop]\n\"5xx\" = \"oops.json\"\n\
+         [[routes]]\nservice = \"a\"\nerror_pages = \"shop\"\n",
+    );
+    let config = config.unwrap();
+    assert!(config.error_pages.json && config.error_pages.named.len() == 1);
+    assert_eq!(config.routes[0].error_pages.as_ref().unwrap().as_str(), "shop");
+    for (text, place, part) in [
+        ("\"503\" = \"missing.html\"", "p.toml:2:9:", "missing.html: No such file"),
+        ("\"503\" = \"busy\"", "p.toml:2:9:", "expected a file of .html"),
+        ("\"503\" = \"odd.html\"", "p.toml:2:9:", "{{colour}} is unknown"),
+        ("\"503\" = \"big.txt\"", "p.toml:2:9:", "it has 65537 bytes"),
+        ("\"200\" = \"busy.html\"", "p.toml:2:9:", "\"400\" to \"599\""),
+        ("\"503\" = 5", "p.toml:2:9:", "the page for 503 is no path"),
+        ("json = \"yes\"", "p.toml:2:8:", "\"json\" is no key"),
+        ("[error_pages.Shop]", "p.toml:2:", "character 'S'"),
+        (
+            "[[routes]]\nservice = \"a\"\nerror_pages = \"x\"",
+            "p.toml:4:15:",
+            "no error pages \"x\"",
+        ),
+    ] {
+        let error = parse(&format!("[error_pages]\n{text}\n")).unwrap_err().to_string();
+        assert!(error.contains(place) && error.contains(part), "{text}\n{error}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nowhere/p.toml")).unwrap_err().to_string();
     assert!(error.starts_with("/nowhere/p.toml: cannot read"), "{error}");

@@ -202,6 +202,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
     limits.connections_per_source_max = set.connections_per_source_max;
     router.via_name = set.via_name.clone().unwrap_or(router.via_name);
     router.request_start = set.request_start.unwrap_or(router.request_start);
+    router.error_pages = Arc::new(config.error_pages.clone());
     router.workers = set.workers.unwrap_or(router.workers);
     router
 }

@@ -223,6 +223,7 @@ mod tests {
             }],
             timeouts: RouteTimeouts::default(),
             rewrite: None,
+            error_pages: None,
             body_bytes_max: None,
             origin,
             created_ms: 7,

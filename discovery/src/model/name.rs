@@ -129,6 +129,8 @@ names! {
     RouteName;
     /// A bound socket of the router, by its name in the configuration.
     ListenerName;
+    /// A set of error pages, by its name in the configuration of each router.
+    PageSetName;
     /// An app: a name with releases.
     AppName;
     /// A process type of an app, such as `web` or `worker`.

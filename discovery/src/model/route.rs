@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ListenerName, Origin, RouteName, ServiceName, Weight, millis};
+use super::{ListenerName, Origin, PageSetName, RouteName, ServiceName, Weight, millis};
 
 pub use host::{HOST_BYTES_MAX, Host, HostError, HostPattern};
 pub use path::{PATH_BYTES_MAX, PathError, PathPattern, PathPrefix, PrefixError};
@@ -166,6 +166,9 @@ pub struct Route {
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,
+    /// The error pages that it asks for; those of a router that does not have them are its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_pages: Option<PageSetName>,
     /// Who wrote the record, and so who may change or delete it.
     #[serde(default)]
     pub origin: Origin,

@@ -49,24 +49,69 @@ pub fn write_error(reason: Reason, client: &Client<'_>, out: &mut Vec<u8>) {
     write_reply(&reply, client, out);
 }
 
+/// Appends the head of a reply that names the reason, for `length` bytes of content that the
+/// caller has. Says whether they are to follow: not in answer to HEAD.
+pub fn write_error_head(
+    reason: Reason,
+    media_type: &str,
+    length: usize,
+    client: &Client<'_>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let head = Head {
+        status: reason.status(),
+        media_type,
+        length,
+        retry_after_s: reason.retry_after_s(),
+        reason: Some(reason),
+    };
+    write_head(&head, client, out)
+}
+
 /// Appends a complete reply.
 pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
-    debug_assert!((200..1000).contains(&reply.status) && !matches!(reply.status, 204 | 304));
+    let head = Head {
+        status: reply.status,
+        media_type: "text/plain; charset=utf-8",
+        length: reply.text.iter().map(|line| line.len() + 1).sum(),
+        retry_after_s: reply.retry_after_s,
+        reason: reply.reason,
+    };
+    if write_head(&head, client, out) {
+        for line in reply.text {
+            out.extend_from_slice(line.as_bytes());
+            out.push(b'\n');
+        }
+    }
+}
+
+struct Head<'a> {
+    status: u16,
+    media_type: &'a str,
+    length: usize,
+    retry_after_s: Option<u32>,
+    reason: Option<Reason>,
+}
+
+/// Appends a head, and says whether content follows it.
+fn write_head(head: &Head<'_>, client: &Client<'_>, out: &mut Vec<u8>) -> bool {
+    debug_assert!((200..1000).contains(&head.status) && !matches!(head.status, 204 | 304));
     out.extend_from_slice(b"HTTP/1.1 ");
-    push_decimal(out, u64::from(reply.status));
+    push_decimal(out, u64::from(head.status));
     out.push(b' ');
-    out.extend_from_slice(phrase(reply.status).as_bytes());
-    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ");
-    let length: usize = reply.text.iter().map(|line| line.len() + 1).sum();
-    push_decimal(out, length as u64);
+    out.extend_from_slice(phrase(head.status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    push_line(out, b"Content-Type", head.media_type.as_bytes());
+    out.extend_from_slice(b"Content-Length: ");
+    push_decimal(out, head.length as u64);
     out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
     push_line(out, b"Date", client.date);
-    if let Some(seconds) = reply.retry_after_s {
+    if let Some(seconds) = head.retry_after_s {
         out.extend_from_slice(b"Retry-After: ");
         push_decimal(out, u64::from(seconds));
         out.extend_from_slice(b"\r\n");
     }
-    if let Some(reason) = reply.reason {
+    if let Some(reason) = head.reason {
         write_proxy_status(reason, client.pseudonym, out);
     }
     if let Some(id) = client.request_id {
@@ -75,12 +120,7 @@ pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
     let version = client.request.map_or(Version::V11, |request| request.version);
     out.extend_from_slice(persistence(version, client.keep_alive));
     out.extend_from_slice(b"\r\n");
-    if client.request.is_none_or(|request| request.method != Method::Head) {
-        for line in reply.text {
-            out.extend_from_slice(line.as_bytes());
-            out.push(b'\n');
-        }
-    }
+    client.request.is_none_or(|request| request.method != Method::Head)
 }
 
 /// The line that tells a proxy or a person behind us what went wrong (RFC 9209): the registered
@@ -102,7 +142,7 @@ fn write_proxy_status(reason: Reason, pseudonym: &str, out: &mut Vec<u8>) {
 }
 
 /// The phrase of a status that the router sends by itself.
-const fn phrase(status: u16) -> &'static str {
+pub(crate) const fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Conn;
 use super::exchange::Exchange;
-use super::reply::Refusal;
+use super::reply::{Form, Refusal};
 use super::upload::Upload;
 use crate::balance::{Ask, Key, Tried};
 use crate::buffer;
@@ -42,11 +42,16 @@ impl RequestId {
             Self::Kept(id) => id.as_bytes(),
         }
     }
+
+    /// The same as text.
+    pub(super) fn as_str(&self) -> &str {
+        str::from_utf8(self.as_bytes()).expect("hex digits, or what was text before")
+    }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+        f.write_str(self.as_str())
     }
 }
 
@@ -93,6 +98,7 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
     let facts = request.facts();
     let id = RequestId::of(&request, || worker.random(|rng| rng.u128(..)));
     worker.budget.request();
+    let json = worker.gives_json() && request.prefers_json();
     let begun = match choose(conn, &request, us_at(started)) {
         Ok((route, picked)) => {
             let mut head = buffer::head();
@@ -102,19 +108,27 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
                 ..worker.limits.http
             };
             let upload = Upload::new(head, facts.body, limits);
-            Begun::Forward(Box::new(Exchange::new(
-                facts, id, started, route, picked, upload, worker,
-            )))
+            let mut exchange =
+                Box::new(Exchange::new(facts, id, started, route, picked, upload, worker));
+            exchange.json = json;
+            Begun::Forward(exchange)
         }
-        Err(refused) => Begun::Refuse(Box::new(refused.refusal(facts, id, started))),
+        Err(refused) => Begun::Refuse(Box::new(refused.refusal(facts, id, json, started))),
     };
     let head_len = request.head_len();
     conn.input.consume(head_len);
     begun
 }
 
+/// No endpoint was chosen.
+struct Refused {
+    why: Why,
+    /// The route that it would have been chosen by.
+    route: Option<Arc<RouteEntry>>,
+}
+
 /// Why no endpoint was chosen.
-enum Refused {
+enum Why {
     Reason(Reason),
     Pick(PickError),
     /// RFC 9110 §7.6.2: it was for this hop.
@@ -122,19 +136,36 @@ enum Refused {
 }
 
 impl Refused {
-    fn refusal(self, facts: RequestFacts, id: RequestId, started: std::time::Instant) -> Refusal {
-        match self {
-            Self::Reason(reason) => Refusal::of_request(reason, facts, id),
-            Self::LastHop => Refusal::at_last_hop(facts, id),
-            Self::Pick(PickError::UnknownService { .. }) => {
-                Refusal::of_request(Reason::BadReference, facts, id)
+    fn at(route: &Arc<RouteEntry>, why: Why) -> Self {
+        Self { why, route: Some(Arc::clone(route)) }
+    }
+
+    fn refusal(
+        self,
+        facts: RequestFacts,
+        id: RequestId,
+        json: bool,
+        started: std::time::Instant,
+    ) -> Refusal {
+        let form = Form { route: self.route, json };
+        match self.why {
+            Why::Reason(reason) => Refusal::of_request(reason, facts, id, form),
+            Why::LastHop => Refusal::at_last_hop(facts, id),
+            Why::Pick(PickError::UnknownService { .. }) => {
+                Refusal::of_request(Reason::BadReference, facts, id, form)
             }
-            Self::Pick(PickError::NoInstance { metrics, .. }) => {
+            Why::Pick(PickError::NoInstance { metrics, .. }) => {
                 let seconds = (worker::now() - started).as_secs_f64();
                 metrics.answered(Reason::NoInstance.status(), seconds);
-                Refusal::of_request(Reason::NoInstance, facts, id)
+                Refusal::of_request(Reason::NoInstance, facts, id, form)
             }
         }
+    }
+}
+
+impl From<Why> for Refused {
+    fn from(why: Why) -> Self {
+        Self { why, route: None }
     }
 }
 
@@ -154,29 +185,30 @@ fn choose(
     let facts = request.facts();
     if buffer::is_exhausted() {
         worker.metrics.shed(Cause::Memory);
-        return Err(Refused::Reason(Reason::Overloaded));
+        return Err(Why::Reason(Reason::Overloaded).into());
     }
     if facts.max_forwards == Some(0) && matches!(facts.method, Method::Options | Method::Trace) {
-        return Err(Refused::LastHop);
+        return Err(Why::LastHop.into());
     }
     if conn.client.listener.has_seen(request) {
-        return Err(Refused::Reason(Reason::LoopDetected));
+        return Err(Why::Reason(Reason::LoopDetected).into());
     }
     if asks_for_tls(request.target()) {
-        return Err(Refused::Reason(Reason::Misdirected));
+        return Err(Why::Reason(Reason::Misdirected).into());
     }
     let random = worker.random(|rng| rng.u64(..));
     let view = RequestView::of(&conn.client.listener.name, request);
     let key = Key::Request(&view, conn.client.peer);
     let ask = Ask { random, now_us, key, tried: &Tried::none() };
     worker.with_table(|table| {
-        let route = table.route(&view).ok_or(Refused::Reason(Reason::NoRoute))?;
+        let route = table.route(&view).ok_or(Why::Reason(Reason::NoRoute))?;
         if let (BodyFraming::Length(length), Some(max)) = (facts.body, route.body_bytes_max)
             && length > max
         {
-            return Err(Refused::Reason(Reason::BodyTooLarge));
+            return Err(Refused::at(route, Why::Reason(Reason::BodyTooLarge)));
         }
-        let picked = route.pick(table, &ask).map_err(Refused::Pick)?;
+        let picked =
+            route.pick(table, &ask).map_err(|error| Refused::at(route, Why::Pick(error)))?;
         Ok((Arc::clone(route), picked))
     })
 }

@@ -15,7 +15,7 @@ use super::begin::RequestId;
 use super::download::{Asked, Download, Receiving};
 use super::fault::{Failure, Retry};
 use super::pace::{self, Pace};
-use super::reply::send_error;
+use super::reply::{Answer, Asker, Form};
 use super::upload::{Sending, Upload};
 use super::{After, Conn};
 use crate::balance::{Key, Tried};
@@ -44,6 +44,8 @@ pub(super) struct Exchange {
     download: Download,
     /// The client may have gone; bytes of its next request hide that.
     watch_client: bool,
+    /// The client would rather have JSON than a page, as far as anybody asked.
+    pub(super) json: bool,
 }
 
 impl Exchange {
@@ -70,6 +72,7 @@ impl Exchange {
             pace: Pace::new(worker.wheel.now()),
             download: Download::new(worker),
             watch_client: true,
+            json: false,
         }
     }
 
@@ -330,9 +333,14 @@ impl Exchange {
         let is_answerable = self.download.is_untold() && reason.status() != 499;
         if is_answerable {
             self.download.forget_answer();
-            let (facts, id) = (Some(self.facts), Some(&self.id));
             let outbox = &mut self.download.outbox;
-            return send_error(conn, reason, facts, id, body_read, outbox).await;
+            let answer = {
+                let form = Form { route: Some(Arc::clone(&self.route)), json: self.json };
+                let (facts, id) = (Some(self.facts), Some(&self.id));
+                let asker = Asker { facts, id, form: &form, body_read };
+                Answer::to(&asker, reason, conn, outbox)
+            };
+            return answer.send(conn, outbox).await;
         }
         conn.client.worker.metrics.ended(reason);
         debug!(

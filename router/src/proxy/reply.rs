@@ -1,14 +1,32 @@
 //! Answers of the router itself.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tracing::debug;
 
 use super::begin::RequestId;
 use super::{After, Conn};
-use crate::buffer::Outbox;
-use crate::h1::{self, BodyFraming, Method, Reason, Reply, RequestFacts, write_error, write_reply};
+use crate::buffer::{self, Buffer, Outbox};
+use crate::h1::{
+    self, BodyFraming, Method, Reason, Reply, RequestFacts, write_error, write_error_head,
+    write_reply,
+};
+use crate::pages::Content;
+use crate::table::RouteEntry;
+use crate::worker::clock::DATE_BYTES;
+
+type Date = [u8; DATE_BYTES];
+
+/// What the looks of an error depend on, beside what went wrong.
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    /// The route, whose pages it may be.
+    pub(super) route: Option<Arc<RouteEntry>>,
+    /// The client would rather have JSON than a page.
+    pub(super) json: bool,
+}
 
 /// A request that is answered here.
 #[derive(Debug)]
@@ -17,44 +35,50 @@ pub(super) struct Refusal {
     reason: Option<Reason>,
     /// The request, if its head was understood.
     request: Option<(RequestFacts, RequestId)>,
+    form: Form,
 }
 
 impl Refusal {
     /// What was sent is no request: where the next one would begin is unknown.
     pub(super) fn of_connection(reason: Reason) -> Self {
-        Self { reason: Some(reason), request: None }
+        Self { reason: Some(reason), request: None, form: Form::default() }
     }
 
     /// A request that cannot be sent on.
-    pub(super) fn of_request(reason: Reason, facts: RequestFacts, id: RequestId) -> Self {
-        Self { reason: Some(reason), request: Some((facts, id)) }
+    pub(super) fn of_request(
+        reason: Reason,
+        facts: RequestFacts,
+        id: RequestId,
+        form: Form,
+    ) -> Self {
+        Self { reason: Some(reason), request: Some((facts, id)), form }
     }
 
     /// A request that may go no further (`Max-Forwards: 0`).
     pub(super) fn at_last_hop(facts: RequestFacts, id: RequestId) -> Self {
-        Self { reason: None, request: Some((facts, id)) }
+        Self { reason: None, request: Some((facts, id)), form: Form::default() }
     }
 
     /// Sends the answer. A request body that was not read ends the connection.
-    pub(super) async fn send(self, conn: &mut Conn) -> After {
+    pub(super) async fn send(self: Box<Self>, conn: &mut Conn) -> After {
+        let mut outbox = Outbox::default();
+        let answer = self.write(conn, &mut outbox);
+        answer.send(conn, &mut outbox).await
+    }
+
+    fn write(&self, conn: &Conn, outbox: &mut Outbox) -> Answer {
         let facts = self.request.as_ref().map(|(facts, _)| *facts);
         let id = self.request.as_ref().map(|(_, id)| id);
         let body_read = facts.is_some_and(|facts| facts.body == BodyFraming::None);
-        let mut outbox = Outbox::default();
+        let asker = Asker { facts, id, form: &self.form, body_read };
         match self.reason {
-            Some(reason) => send_error(conn, reason, facts, id, body_read, &mut outbox).await,
+            Some(reason) => Answer::to(&asker, reason, conn, outbox),
             None => {
-                let keep_alive = keeps_alive(conn, facts, body_read);
+                let keep_alive = asker.keeps_alive(conn);
                 let date = conn.client.worker.clock.date();
-                let client = h1::Client {
-                    request: facts,
-                    keep_alive,
-                    date: &date,
-                    request_id: id.map(RequestId::as_bytes),
-                    pseudonym: conn.client.listener.router().pseudonym(),
-                };
+                let client = asker.client(conn, keep_alive, &date);
                 write_reply(&last_hop(facts), &client, outbox.head());
-                flush(conn, keep_alive, &mut outbox).await
+                Answer { keep_alive, page: None }
             }
         }
     }
@@ -75,55 +99,101 @@ fn last_hop(facts: Option<RequestFacts>) -> Reply<'static> {
     }
 }
 
-fn keeps_alive(conn: &Conn, facts: Option<RequestFacts>, body_read: bool) -> bool {
-    body_read && !conn.client.worker.is_draining() && facts.is_some_and(|facts| facts.keep_alive)
+/// Who is answered, and how.
+#[derive(Debug)]
+pub(super) struct Asker<'r> {
+    /// The request, if its head was understood.
+    pub(super) facts: Option<RequestFacts>,
+    pub(super) id: Option<&'r RequestId>,
+    pub(super) form: &'r Form,
+    /// All of the request has been read.
+    pub(super) body_read: bool,
 }
 
-/// Counts `reason` and sends its answer behind what is in the outbox already.
-pub(super) async fn send_error(
-    conn: &mut Conn,
-    reason: Reason,
-    facts: Option<RequestFacts>,
-    id: Option<&RequestId>,
-    body_read: bool,
-    outbox: &mut Outbox,
-) -> After {
-    let worker = &conn.client.worker;
-    worker.metrics.ended(reason);
-    worker.metrics.replied(reason);
-    debug!(
-        listener = %conn.client.listener.name, peer = %conn.peer, id = id.map(tracing::field::display),
-        reason = reason.as_str(), code = reason.code(), "answered by the router"
-    );
-    let keep_alive = keeps_alive(conn, facts, body_read);
-    let date = worker.clock.date();
-    let client = h1::Client {
-        request: facts,
-        keep_alive,
-        date: &date,
-        request_id: id.map(RequestId::as_bytes),
-        pseudonym: conn.client.listener.router().pseudonym(),
-    };
-    write_error(reason, &client, outbox.head());
-    flush(conn, keep_alive, outbox).await
-}
-
-async fn flush(conn: &mut Conn, keep_alive: bool, outbox: &mut Outbox) -> After {
-    let client = &mut conn.client;
-    client.timer.start(client.worker.timeouts.client_write);
-    let sent = poll_fn(|cx| match outbox.poll_flush(cx, &mut client.stream, &[], &mut 0) {
-        Poll::Ready(result) => Poll::Ready(result.is_ok()),
-        Poll::Pending if client.timer.is_due() => Poll::Ready(false),
-        Poll::Pending => {
-            client.timer.watch(cx);
-            Poll::Pending
-        }
-    })
-    .await;
-    outbox.clear();
-    match (sent, keep_alive) {
-        (true, true) => After::Next,
-        (true, false) => After::Linger,
-        (false, _) => After::Close,
+impl Asker<'_> {
+    fn keeps_alive(&self, conn: &Conn) -> bool {
+        self.body_read
+            && !conn.client.worker.is_draining()
+            && self.facts.is_some_and(|facts| facts.keep_alive)
     }
+
+    fn client<'c>(&'c self, conn: &'c Conn, keep_alive: bool, date: &'c Date) -> h1::Client<'c> {
+        h1::Client {
+            request: self.facts,
+            keep_alive,
+            date,
+            request_id: self.id.map(RequestId::as_bytes),
+            pseudonym: conn.client.listener.router().pseudonym(),
+        }
+    }
+}
+
+/// An answer of which the head is written. It is all that is kept while it is sent.
+#[derive(Debug)]
+pub(super) struct Answer {
+    keep_alive: bool,
+    /// What follows the head, if it is not with it.
+    page: Option<Box<Buffer>>,
+}
+
+impl Answer {
+    /// Counts `reason` and writes its answer behind what is in the outbox already.
+    pub(super) fn to(asker: &Asker<'_>, reason: Reason, conn: &Conn, outbox: &mut Outbox) -> Self {
+        let worker = &conn.client.worker;
+        worker.metrics.ended(reason);
+        worker.metrics.replied(reason);
+        debug!(
+            listener = %conn.client.listener.name, peer = %conn.peer,
+            id = asker.id.map(tracing::field::display),
+            reason = reason.as_str(), code = reason.code(), "answered by the router"
+        );
+        let keep_alive = asker.keeps_alive(conn);
+        let date = worker.clock.date();
+        let client = asker.client(conn, keep_alive, &date);
+        let Some(Content { media_type, bytes }) = content(conn, reason, asker) else {
+            write_error(reason, &client, outbox.head());
+            return Self { keep_alive, page: None };
+        };
+        let length = bytes.len();
+        let follows = write_error_head(reason, media_type, length, &client, outbox.head());
+        let page = follows.then(|| Box::new(Buffer::holding(bytes)));
+        if page.is_some() {
+            outbox.push_data(0..length);
+        }
+        Self { keep_alive, page }
+    }
+
+    /// Sends it, and says what becomes of the connection.
+    pub(super) async fn send(self, conn: &mut Conn, outbox: &mut Outbox) -> After {
+        let client = &mut conn.client;
+        client.timer.start(client.worker.timeouts.client_write);
+        let page = self.page.as_ref().map_or(&[][..], |page| page.data());
+        let sent = poll_fn(|cx| match outbox.poll_flush(cx, &mut client.stream, page, &mut 0) {
+            Poll::Ready(result) => Poll::Ready(result.is_ok()),
+            Poll::Pending if client.timer.is_due() => Poll::Ready(false),
+            Poll::Pending => {
+                client.timer.watch(cx);
+                Poll::Pending
+            }
+        })
+        .await;
+        outbox.clear();
+        match (sent, self.keep_alive) {
+            (true, true) => After::Next,
+            (true, false) => After::Linger,
+            (false, _) => After::Close,
+        }
+    }
+}
+
+/// What is sent in the place of the short text. That is for times without room, too: then a page
+/// for each of many clients would make things worse.
+fn content(conn: &Conn, reason: Reason, asker: &Asker<'_>) -> Option<Content> {
+    let pages = conn.client.worker.pages.as_deref()?;
+    if reason == Reason::Overloaded || buffer::is_exhausted() {
+        return None;
+    }
+    let set = asker.form.route.as_ref().and_then(|route| route.page_set());
+    let id = asker.id.map_or("", RequestId::as_str);
+    pages.content(reason, set, asker.form.json, id)
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use portolan_discovery::model::{
-    Host, HttpRule, ListenerName, PathPattern, Predicates, Rewrite, Route, RouteName,
+    Host, HttpRule, ListenerName, PageSetName, PathPattern, Predicates, Rewrite, Route, RouteName,
     RouteTimeouts, Rule, ServiceName,
 };
 use smallvec::SmallVec;
@@ -109,6 +109,11 @@ impl RouteEntry {
             prefix: prefix.map(|prefix| (matched, paths::prefix_text(prefix.as_str()))),
             host: rewrite.host.as_ref().map(Host::as_str),
         }
+    }
+
+    /// The error pages that it asks for.
+    pub(crate) fn page_set(&self) -> Option<&PageSetName> {
+        self.record.error_pages.as_ref()
     }
 
     /// The record it is compiled from.

@@ -91,6 +91,7 @@ pub fn route(path: &str, to: &str) -> Route {
         }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        error_pages: None,
         body_bytes_max: None,
         origin: Origin::Api,
         created_ms: 0,

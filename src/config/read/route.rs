@@ -135,6 +135,7 @@ impl Reader<'_> {
             },
             rewrite,
             body_bytes_max: file.body_max.map(|size| size.0),
+            error_pages: file.error_pages.map(Spanned::into_inner),
             origin: Origin::Api,
             created_ms: 0,
         })

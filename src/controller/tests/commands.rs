@@ -343,6 +343,7 @@ fn route(name: &str) -> Route {
         backends: vec![Backend { service: "web".parse().unwrap(), weight: Weight::DEFAULT }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        error_pages: None,
         body_bytes_max: None,
         origin: Origin::Api,
         created_ms: 0,
