@@ -99,7 +99,11 @@ fn put_route(name: &str, host: &str, path: &str, service: usize) -> Event {
         name: RouteName::parse(name).unwrap(),
         listener: None,
         rule: Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap())),
-        backends: vec![Backend { service: service_name(service), weight: Weight::DEFAULT }],
+        backends: vec![Backend {
+            service: service_name(service),
+            weight: Weight::DEFAULT,
+            leader: false,
+        }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
         error_pages: None,

@@ -85,6 +85,16 @@ impl ServiceEntry {
     }
 }
 
+/// The leader of a service among `takers`, its members that take traffic: the one that has been
+/// up for longest, the first by id of several; one that is not up only where none is. Whoever
+/// sends something to leaders asks here, so that all send it to the same ones.
+pub fn leader<'m>(takers: impl Iterator<Item = &'m Member>) -> Option<&'m Member> {
+    takers.min_by_key(|member| {
+        let instance = &member.instance;
+        (member.state != State::Up, instance.since_ms, &instance.id)
+    })
+}
+
 /// A record that could not be read: the last good one stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("record {key} is passed over: {cause}")]

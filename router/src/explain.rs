@@ -122,6 +122,8 @@ pub struct BackendView {
     pub weight: u32,
     /// Whether the service exists; if not, its share of requests gets a 500.
     pub exists: bool,
+    /// Whether only its leader gets something.
+    pub leader_only: bool,
     /// Whether instances that are down take traffic, because too few are up.
     pub panic: bool,
     /// Whether instances of an earlier table take traffic, because nothing explains why all
@@ -144,7 +146,9 @@ pub struct EndpointView {
     pub state: State,
     /// The override that decided the state, if one did.
     pub overridden_by: Option<Arc<Override>>,
-    /// Whether it is picked.
+    /// Whether it is the leader of its service.
+    pub leader: bool,
+    /// Whether it takes traffic; where only the leader is picked, others do not.
     pub takes_traffic: bool,
     /// Requests, tunnels and TCP connections under way.
     pub in_flight: u64,
@@ -203,24 +207,29 @@ impl Table {
     }
 
     fn backend_views(&self, route: &RouteEntry) -> Vec<BackendView> {
-        let view = |(service, weight, table): (&ServiceName, u32, Option<&Arc<ServiceTable>>)| {
+        type Backend<'t> = (&'t ServiceName, u32, Option<&'t Arc<ServiceTable>>);
+        let view = |((service, weight, table), leader_only): (Backend<'_>, bool)| {
+            let endpoints = table.map(|table| endpoint_views(table)).unwrap_or_default();
             BackendView {
+                leader_only,
                 service: service.clone(),
                 weight,
                 exists: table.is_some(),
                 panic: table.is_some_and(|table| table.is_panic()),
                 kept: table.is_some_and(|table| table.is_kept()),
-                endpoints: table.map(|table| endpoint_views(table)).unwrap_or_default(),
+                endpoints,
             }
         };
-        route.backends(self).map(view).collect()
+        route.backends(self).zip(route.leaders_only()).map(view).collect()
     }
 }
 
 fn endpoint_views(service: &ServiceTable) -> Vec<EndpointView> {
+    let leader = service.leader().map(|leader| &leader.id);
     service
         .members()
         .map(|member| EndpointView {
+            leader: leader == Some(&member.endpoint.id),
             id: member.endpoint.id.clone(),
             addr: member.endpoint.addr,
             weight: member.endpoint.weight,

@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use portolan_discovery::model::ListenerName;
 use portolan_router::h1::{HeadScratch, Limits, parse_request};
-use portolan_router::{Ask, EndpointView, Explanation, RequestView};
+use portolan_router::{Ask, BackendView, EndpointView, Explanation, RequestView};
 
 use super::view::{ExplainCandidate, ExplainInstance, ExplainView};
 use super::{ApiError, ErrorBody, Shared};
@@ -129,9 +129,10 @@ fn view(request: &RequestView<'_>, explanation: &Explanation) -> ExplainView {
                 id: endpoint.id.to_string(),
                 addr: endpoint.addr.to_string(),
                 state: endpoint.state.word().to_owned(),
-                takes_traffic: endpoint.takes_traffic,
+                leader: endpoint.leader,
+                takes_traffic: may_be_picked(backend, endpoint),
                 in_flight: endpoint.in_flight,
-                outcome: outcome(endpoint, backend.panic, backend.kept),
+                outcome: outcome(backend, endpoint),
             })
         })
         .collect();
@@ -168,8 +169,8 @@ fn verdict(explanation: &Explanation) -> String {
     let takers = explanation
         .backends
         .iter()
-        .flat_map(|backend| &backend.endpoints)
-        .filter(|endpoint| endpoint.takes_traffic)
+        .flat_map(|backend| backend.endpoints.iter().map(move |endpoint| (backend, endpoint)))
+        .filter(|(backend, endpoint)| may_be_picked(backend, endpoint))
         .count();
     let services: Vec<_> = explanation.backends.iter().map(|b| b.service.as_str()).collect();
     if !missing.is_empty() {
@@ -181,7 +182,15 @@ fn verdict(explanation: &Explanation) -> String {
     }
 }
 
-fn outcome(endpoint: &EndpointView, panic: bool, kept: bool) -> String {
+fn may_be_picked(backend: &BackendView, endpoint: &EndpointView) -> bool {
+    endpoint.takes_traffic && (endpoint.leader || !backend.leader_only)
+}
+
+fn outcome(backend: &BackendView, endpoint: &EndpointView) -> String {
+    let BackendView { panic, kept, leader_only, .. } = *backend;
+    if leader_only && endpoint.takes_traffic && !endpoint.leader {
+        return "takes none: another one leads".to_owned();
+    }
     let state = endpoint.state.word();
     let by = endpoint
         .overridden_by
@@ -192,6 +201,7 @@ fn outcome(endpoint: &EndpointView, panic: bool, kept: bool) -> String {
         (true, _, true) => {
             "takes traffic: kept from before, as nothing explains its loss".to_owned()
         }
+        (true, false, false) if leader_only => format!("takes traffic as the leader{by}"),
         (true, false, false) => format!("takes traffic{by}"),
         (false, ..) if by.is_empty() => format!("takes none: {state}"),
         (false, ..) => format!("takes none{by}"),

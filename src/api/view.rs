@@ -192,6 +192,9 @@ pub struct BackendView {
     /// Its share, 1 to 65,535; 100 when left out.
     #[serde(default = "default_weight")]
     pub weight: u16,
+    /// Whether only its leader gets something: the instance that has been up for longest.
+    #[serde(default)]
+    pub leader: bool,
 }
 
 fn default_weight() -> u16 {
@@ -562,6 +565,7 @@ impl From<&Route> for RouteView {
         let backend = |b: &portolan_discovery::model::Backend| BackendView {
             service: b.service.to_string(),
             weight: b.weight.0.get(),
+            leader: b.leader,
         };
         Self {
             name: route.name.to_string(),
@@ -745,6 +749,9 @@ pub struct ExplainInstance {
     pub addr: String,
     /// Its state.
     pub state: String,
+    /// Whether it is the leader of its service.
+    #[serde(default)]
+    pub leader: bool,
     /// Whether it may be picked.
     pub takes_traffic: bool,
     /// Requests, tunnels and TCP connections under way.

@@ -153,7 +153,11 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
         }
     };
     let backend = |view: &BackendView| {
-        Ok(Backend { service: parsed(&view.service, "")?, weight: weight(view.weight)? })
+        Ok(Backend {
+            service: parsed(&view.service, "")?,
+            weight: weight(view.weight)?,
+            leader: view.leader,
+        })
     };
     Ok(Route {
         name,

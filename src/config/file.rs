@@ -137,6 +137,8 @@ pub(super) struct BackendFile {
     pub(super) service: ServiceName,
     #[serde(default)]
     pub(super) weight: Weight,
+    #[serde(default)]
+    pub(super) leader: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -148,6 +150,7 @@ pub(super) struct RouteFile {
     pub(super) path: Option<PathPattern>,
     pub(super) service: Option<ServiceName>,
     pub(super) backends: Option<Vec<BackendFile>>,
+    pub(super) leader: Option<bool>,
     #[serde(default)]
     pub(super) methods: Vec<MethodName>,
     #[serde(default)]

@@ -211,6 +211,11 @@ fn what_is_wrong_is_told_with_line_and_accepted_values() {
             &["only the prefix", "{ host = "],
         ),
         (
+            "[[routes]]\nleader = true\nbackends = [{ service = \"a\" }]\n".to_owned(),
+            "p.toml:3:",
+            &["says leader for none", "leader = true }"],
+        ),
+        (
             "[[routes]]\nidle_timeout = \"1s\"\nservice = \"a\"\n".to_owned(),
             "p.toml:4:",
             &["unknown field `idle_timeout`", "`tunnel_idle_timeout`"],
@@ -269,11 +274,12 @@ rewrite = { prefix = "/", host = "inner.test" }
 connect_timeout = "1s"
 body_idle_timeout = "2s"
 tunnel_idle_timeout = "3s"
+leader = true
 service = "shop"
 
 [[routes]]
 path = "/shop"
-service = "shop"
+backends = [{ service = "shop" }, { service = "old", leader = true }]
 "#;
     let config = Config::parse(Path::new("p.toml"), text).unwrap();
     let [asking, plain] = &config.routes[..] else { panic!("{:?}", config.routes) };
@@ -289,6 +295,8 @@ service = "shop"
     assert_eq!(waits, [1, 2, 3].map(|s| Some(Duration::from_secs(s))));
     assert_ne!(asking.name, plain.name, "what is asked is a part of the name");
     assert!(plain.rewrite.is_none());
+    let leaders = |route: &Route| route.backends.iter().map(|b| b.leader).collect::<Vec<_>>();
+    assert_eq!((leaders(asking), leaders(plain)), (vec![true], vec![false, true]));
 }
 
 #[test]

@@ -220,6 +220,7 @@ mod tests {
             backends: vec![Backend {
                 service: ServiceName::parse("web").unwrap(),
                 weight: Weight::DEFAULT,
+                leader: false,
             }],
             timeouts: RouteTimeouts::default(),
             rewrite: None,

@@ -103,6 +103,14 @@ pub struct Backend {
     /// Its share of the route's requests.
     #[serde(default)]
     pub weight: Weight,
+    /// Only its leader gets them ([`leader`](crate::snapshot::leader)).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub leader: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a route changes in a request on its way to an instance.
@@ -202,7 +210,7 @@ mod tests {
         let route: Route = serde_json::from_str(OLD).unwrap();
         let text = serde_json::to_string(&route).unwrap();
         assert!(!text.contains("predicates") && !text.contains("rewrite"), "{text}");
-        assert!(!text.contains("connect"), "{text}");
+        assert!(!text.contains("connect") && !text.contains("leader"), "{text}");
         assert_eq!(serde_json::from_str::<Route>(&text).unwrap(), route);
     }
 

@@ -30,7 +30,7 @@ fn route(text: &str) -> Route {
         name: RouteName::parse(text).unwrap(),
         listener: None,
         rule: Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all())),
-        backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT }],
+        backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT, leader: false }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
         error_pages: None,

@@ -40,6 +40,7 @@ pub enum PickError {
 struct Share {
     service: ServiceKey,
     weight: u32,
+    leader: bool,
 }
 
 /// A compiled route. In the order of use: what a pick reads shares a cache line with the count of
@@ -80,6 +81,7 @@ impl RouteEntry {
             .map(|backend| Share {
                 service: known(ServiceKey::of(&backend.service)),
                 weight: u32::from(backend.weight.0.get()),
+                leader: backend.leader,
             })
             .collect();
         Self {
@@ -159,6 +161,11 @@ impl RouteEntry {
         self.shares
             .iter()
             .map(|share| (&share.service.name, share.weight, table.by_key(&share.service)))
+    }
+
+    /// For each service that it leads to, whether only the leader gets something.
+    pub(crate) fn leaders_only(&self) -> impl Iterator<Item = bool> {
+        self.shares.iter().map(|share| share.leader)
     }
 
     /// The rule, when it is for HTTP.
@@ -254,7 +261,8 @@ fn pick_from(share: &Share, table: &Table, ask: &Ask<'_>) -> Result<InFlight, Pi
     let Some(service) = table.by_key(&share.service) else {
         return Err(PickError::UnknownService { service: share.service.name.clone() });
     };
-    service.pick(ask).ok_or_else(|| PickError::NoInstance {
+    let picked = if share.leader { service.pick_leader(ask) } else { service.pick(ask) };
+    picked.ok_or_else(|| PickError::NoInstance {
         service: share.service.name.clone(),
         metrics: Arc::clone(service.metrics()),
     })

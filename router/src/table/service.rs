@@ -79,6 +79,8 @@ pub struct ServiceTable {
     kept: bool,
     balance: Balance,
     members: Box<[Member]>,
+    /// The place of its leader among the members.
+    leader: Option<usize>,
     metrics: Arc<ServiceMetrics>,
 }
 
@@ -108,6 +110,8 @@ impl ServiceTable {
                 }
             })
             .collect();
+        let leader = snapshot::leader(entry.members.values().filter(|member| choice.takes(member)))
+            .and_then(|leader| place(&members, &leader.instance.id));
         let takers = members.iter().filter(|member| member.takes_traffic);
         let balance = Balance::new(takers.map(|member| &member.endpoint));
         Self {
@@ -117,6 +121,7 @@ impl ServiceTable {
             kept: matches!(choice, Choice::Kept(_)),
             balance,
             members,
+            leader,
             metrics: handles,
         }
     }
@@ -165,6 +170,17 @@ impl ServiceTable {
         self.members.iter().any(|member| member.state == State::Draining)
     }
 
+    /// The one endpoint that routes for leaders only lead to, if any takes traffic.
+    pub fn leader(&self) -> Option<&Arc<Endpoint>> {
+        self.leader.map(|place| &self.members[place].endpoint)
+    }
+
+    /// Begins a request on the leader, unless that was tried.
+    pub(super) fn pick_leader(&self, ask: &Ask<'_>) -> Option<InFlight> {
+        let leader = self.leader()?;
+        (!ask.tried.contains(leader.state.pool_key())).then(|| InFlight::begin(leader))
+    }
+
     pub(super) fn pick(&self, ask: &Ask<'_>) -> Option<InFlight> {
         self.balance.pick(ask)
     }
@@ -180,9 +196,12 @@ impl ServiceTable {
     }
 
     fn member(&self, id: &InstanceId) -> Option<&Member> {
-        let place = self.members.binary_search_by(|member| member.endpoint.id.cmp(id)).ok()?;
-        Some(&self.members[place])
+        place(&self.members, id).map(|place| &self.members[place])
     }
+}
+
+fn place(members: &[Member], id: &InstanceId) -> Option<usize> {
+    members.binary_search_by(|member| member.endpoint.id.cmp(id)).ok()
 }
 
 /// Which members take traffic.

@@ -88,6 +88,7 @@ pub fn route(path: &str, to: &str) -> Route {
         backends: vec![Backend {
             service: ServiceName::parse(to).unwrap(),
             weight: Weight::DEFAULT,
+            leader: false,
         }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use portolan_discovery::model::route::Matches;
 use portolan_discovery::model::{
-    Host, HttpRule, Predicates, Rewrite, Route, RouteName, RouteTimeouts, Rule,
+    Host, HttpRule, Phase, Predicates, Rewrite, Route, RouteName, RouteTimeouts, Rule,
 };
 
 use super::instance::{Instance, nobody, ok};
 use super::peer::Peer;
-use super::rig::{Rig, instance, listener, route, routed, web};
+use super::rig::{Rig, instance, instance_with, listener, route, routed, web};
 
 /// Longer than a tick of the timers, shorter than any default.
 const SHORT: Duration = Duration::from_millis(100);
@@ -188,4 +188,59 @@ async fn a_route_may_wait_less_for_bytes_in_a_tunnel() {
     rig.ends("tunnel_idle").await;
     Peer::connect(rig.tcp).await.rest_or_reset().await;
     super::rig::until("both tunnels", || rig.ended("tunnel_idle") == 2.0).await;
+}
+
+#[tokio::test]
+async fn only_the_leader_gets_what_is_for_leaders() {
+    let (old, young) = (Instance::named("old").await, Instance::named("young").await);
+    let (a, b) = (young.addr, old.addr);
+    let since = |id: &str, addr, since_ms, phase| {
+        instance_with("web", id, addr, |record| (record.since_ms, record.phase) = (since_ms, phase))
+    };
+    let mut leading = route("/", "web");
+    leading.backends[0].leader = true;
+    let mut tcp = leading.clone();
+    tcp.name = RouteName::parse("tcp").unwrap();
+    (tcp.listener, tcp.rule) = (Some(listener("tcp")), Rule::Tcp);
+    let mut all = route("/all", "web");
+    all.name = RouteName::parse("all").unwrap();
+    let records = [
+        since("a", a, 20, Phase::Active),
+        since("b", b, 10, Phase::Active),
+        routed(&leading),
+        routed(&tcp),
+        routed(&all),
+    ];
+    let mut rig = Rig::new(&records);
+    let mut client = rig.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.text(), "old");
+    }
+    assert_eq!(Peer::connect(rig.tcp).await.get("/").await.text(), "old");
+    assert_eq!(young.requests(), 0);
+    until_both(&mut client).await;
+
+    rig.apply_and_wait(&[since("b", b, 30, Phase::Draining)]).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.text(), "young");
+    }
+    rig.apply_and_wait(&[since("b", b, 40, Phase::Active)]).await;
+    assert_eq!(client.get("/").await.text(), "young", "who was away does not lead again");
+    let before = old.requests();
+    drop(young);
+    let lost = client.get("/").await;
+    assert!(matches!(lost.status(), 502 | 503), "{}", lost.start());
+    assert_eq!(old.requests(), before, "nobody stands in for a leader");
+}
+
+/// Asks a route for all until both have answered.
+async fn until_both(client: &mut Peer) {
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        seen.insert(client.get("/all").await.text().to_owned());
+        if seen.len() == 2 {
+            return;
+        }
+    }
+    panic!("only {seen:?} answers");
 }

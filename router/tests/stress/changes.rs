@@ -90,7 +90,11 @@ impl Changes {
         routed(&Route {
             name,
             rule: Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap())),
-            backends: vec![Backend { service: ServiceName::parse("web").unwrap(), weight }],
+            backends: vec![Backend {
+                service: ServiceName::parse("web").unwrap(),
+                weight,
+                leader: false,
+            }],
             ..route("/", "web")
         })
     }

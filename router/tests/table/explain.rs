@@ -128,3 +128,40 @@ fn a_tcp_listener_is_explained_too() {
     assert_eq!(explanation.backends.len(), 1);
     assert!(world.table.explain_tcp(&listener("main")).winner.is_none());
 }
+
+#[test]
+fn the_leader_is_named_and_stays_while_it_is_up() {
+    let mut leading = route("r", "a.test", "/");
+    leading.backends[0].leader = true;
+    let since = |id: &str, since_ms: u64, health: Health| {
+        let mut record = instance("web", id);
+        (record.since_ms, record.health) = (since_ms, health);
+        put_instance(&record)
+    };
+    let mut world = World::of(&[
+        put_route(&leading),
+        since("a", 30, Health::Up),
+        since("b", 20, Health::Up),
+        since("c", 20, Health::Up),
+        since("d", 10, Health::Down),
+    ]);
+    let leader = |world: &World| {
+        let main = listener("main");
+        let explanation = world.table.explain(&RequestView::get(&main, "a.test", "/"));
+        let [web] = &explanation.backends[..] else { panic!("one backend") };
+        assert!(web.leader_only);
+        let leaders = web.endpoints.iter().filter(|endpoint| endpoint.leader);
+        leaders.map(|endpoint| endpoint.id.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(leader(&world), "b", "up for longest, then first by id");
+    world.apply(&[since("0", 20, Health::Starting)]);
+    assert_eq!(leader(&world), "b", "who does not take traffic does not lead");
+    world.apply(&[since("b", 40, Health::Down)]);
+    assert_eq!(leader(&world), "c");
+    world.apply(&[since("b", 50, Health::Up)]);
+    assert_eq!(leader(&world), "c", "who was away comes last");
+    world.apply(&[since("a", 60, Health::Down), since("b", 60, Health::Down)]);
+    assert_eq!(leader(&world), "c", "of four one is up: all take traffic, it still leads");
+    world.apply(&[since("c", 70, Health::Down)]);
+    assert_eq!(leader(&world), "d", "better one that is down than none");
+}

@@ -199,7 +199,11 @@ pub fn tcp_route(name: &str, on: &str, service: &str) -> Route {
 }
 
 pub fn backend(service: &str, weight: u16) -> Backend {
-    Backend { service: service_name(service), weight: Weight(weight.try_into().unwrap()) }
+    Backend {
+        service: service_name(service),
+        weight: Weight(weight.try_into().unwrap()),
+        leader: false,
+    }
 }
 
 pub fn put_route(record: &Route) -> Event {

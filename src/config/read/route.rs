@@ -96,7 +96,7 @@ impl Reader<'_> {
         listeners: &[(Listener, Range<usize>)],
     ) -> Result<Route, ConfigError> {
         let protocol = self.protocol(file.listener.as_ref(), listeners)?;
-        let backends = self.backends(file.service, file.backends, place)?;
+        let backends = self.backends(file.service, file.backends, file.leader, place)?;
         let predicates = Predicates::new(file.methods, file.headers, file.query)
             .map_err(|error| self.source.at(place.clone(), error.to_string(), ""))?;
         let is_http = file.host.is_some() || file.path.is_some() || !predicates.is_empty();
@@ -163,13 +163,22 @@ impl Reader<'_> {
         &self,
         service: Option<ServiceName>,
         backends: Option<Vec<BackendFile>>,
+        leader: Option<bool>,
         place: &Range<usize>,
     ) -> Result<Vec<Backend>, ConfigError> {
         match (service, backends) {
-            (Some(service), None) => Ok(vec![Backend { service, weight: Weight::DEFAULT }]),
+            (Some(service), None) => {
+                let leader = leader.unwrap_or(false);
+                Ok(vec![Backend { service, weight: Weight::DEFAULT, leader }])
+            }
+            (None, Some(_)) if leader.is_some() => Err(self.source.at(
+                place.clone(),
+                "the route has several backends and says leader for none of them".to_owned(),
+                "expected backends = [{ service = \"NAME\", leader = true }, …]",
+            )),
             (None, Some(backends)) if !backends.is_empty() => Ok(backends
                 .into_iter()
-                .map(|backend| Backend { service: backend.service, weight: backend.weight })
+                .map(|BackendFile { service, weight, leader }| Backend { service, weight, leader })
                 .collect()),
             _ => Err(self.source.at(
                 place.clone(),

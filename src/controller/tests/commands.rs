@@ -340,7 +340,11 @@ fn route(name: &str) -> Route {
         name: name.parse().unwrap(),
         listener: None,
         rule: Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all())),
-        backends: vec![Backend { service: "web".parse().unwrap(), weight: Weight::DEFAULT }],
+        backends: vec![Backend {
+            service: "web".parse().unwrap(),
+            weight: Weight::DEFAULT,
+            leader: false,
+        }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
         error_pages: None,

@@ -26,7 +26,7 @@ fn route(path: PathPattern, predicates: Predicates) -> Route {
         rule: Rule::Http(HttpRule { host: HostPattern::Any, path, predicates }),
         backends: vec![Backend {
             service: ServiceName::parse("web").expect("a name"),
-            weight: Weight::DEFAULT,
+            weight: Weight::DEFAULT, leader: false
         }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
