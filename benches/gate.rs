@@ -106,6 +106,7 @@ fn put_route(name: &str, host: &str, path: &str, service: usize) -> Event {
         }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        mirror: None,
         error_pages: None,
         body_bytes_max: None,
         created_ms: 0,

@@ -21,6 +21,7 @@ mod greet;
 mod linger;
 mod lint;
 mod listener;
+mod mirror;
 mod pages;
 mod pool;
 mod proxy;
@@ -39,6 +40,7 @@ pub use explain::{BackendView, CANDIDATES_MAX, Candidate, EndpointView, Explanat
 pub use h1::{VIA_NAME_CHARS_MAX, ViaName, ViaNameError};
 pub use lint::{Cause, Warning};
 pub use listener::BindError;
+pub use mirror::{MIRRORED_BODY_BYTES_MAX, MIRRORED_MAX};
 pub use pages::{
     ErrorPage, ErrorPages, PAGE_BYTES_MAX, PLACES_MAX, PageError, PageFor, PageForError, PageKind,
     PageSet,

@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     open: Cell<usize>,
     /// Connections that are being told that there is no room.
     pub(crate) shedding: Cell<usize>,
+    /// Copies of requests that are under way.
+    pub(crate) mirrored: Cell<usize>,
     /// Connections by source, if those are limited.
     sources: Option<Sources>,
     /// Told when a connection has ended.
@@ -150,6 +152,7 @@ impl Worker {
             drain: CancellationToken::new(),
             open: Cell::new(0),
             shedding: Cell::new(0),
+            mirrored: Cell::new(0),
             sources: limits.connections_per_source_max.map(Sources::new),
             ended: Notify::new(),
         })

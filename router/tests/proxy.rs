@@ -19,6 +19,8 @@ mod limits;
 mod listeners;
 #[path = "proxy/messages.rs"]
 mod messages;
+#[path = "proxy/mirror.rs"]
+mod mirror;
 #[path = "proxy/overload.rs"]
 mod overload;
 #[path = "proxy/pages.rs"]

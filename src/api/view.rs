@@ -123,6 +123,9 @@ pub struct RouteView {
     /// What is changed in a request on its way; nothing when left out.
     #[serde(default)]
     pub rewrite: Option<RewriteView>,
+    /// Who gets copies of its requests; nobody when left out.
+    #[serde(default)]
+    pub mirror: Option<MirrorView>,
     /// Where it leads, with weights.
     pub backends: Vec<BackendView>,
     /// The largest request body in bytes.
@@ -182,6 +185,21 @@ pub struct RewriteView {
     /// Sent as Host.
     #[serde(default)]
     pub host: Option<String>,
+}
+
+/// A service that gets copies of a route's requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorView {
+    /// The service.
+    pub service: String,
+    /// Of how many requests in a hundred, 1 to 100; all when left out.
+    #[serde(default = "all_percent")]
+    pub percent: u8,
+}
+
+fn all_percent() -> u8 {
+    100
 }
 
 /// A service that a route leads to.
@@ -433,6 +451,9 @@ pub struct RouteCall {
     /// What is changed in a request on its way; nothing when left out.
     #[serde(default)]
     pub rewrite: Option<RewriteView>,
+    /// Who gets copies of its requests; nobody when left out.
+    #[serde(default)]
+    pub mirror: Option<MirrorView>,
     /// `http` (default) or `tcp`.
     #[serde(default)]
     pub kind: Option<String>,
@@ -579,6 +600,10 @@ impl From<&Route> for RouteView {
             rewrite: route.rewrite.as_ref().map(|rewrite| RewriteView {
                 prefix: rewrite.prefix.as_ref().map(ToString::to_string),
                 host: rewrite.host.as_ref().map(ToString::to_string),
+            }),
+            mirror: route.mirror.as_ref().map(|mirror| MirrorView {
+                service: mirror.service.to_string(),
+                percent: mirror.percent.into(),
             }),
             backends: route.backends.iter().map(backend).collect(),
             body_bytes_max: route.body_bytes_max,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use portolan_discovery::model::route::{Matches, PredicateError, Predicates, ValuePattern};
+use portolan_discovery::model::route::{
+    Matches, Mirror, PercentError, PredicateError, Predicates, ValuePattern,
+};
 use portolan_discovery::model::{
     App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key, Origin, Override,
     Phase, ProcessName, Protocol, Release, ReleaseId, Rewrite, Route, RouteName, RouteTimeouts,
@@ -17,8 +19,8 @@ use portolan_discovery::store::Store;
 
 use super::error::{Body, Path};
 use super::view::{
-    BackendView, DeployCall, DeploymentView, DoneView, InstanceCall, MatchView, OverrideView,
-    RewriteView, RollbackCall, RouteCall, ScaleCall, ServiceCall,
+    BackendView, DeployCall, DeploymentView, DoneView, InstanceCall, MatchView, MirrorView,
+    OverrideView, RewriteView, RollbackCall, RouteCall, ScaleCall, ServiceCall,
 };
 use super::{ApiError, ErrorBody, Shared};
 use crate::controller::commands::{Committed, DeployRequest, Deployed, PROGRESS_DEADLINE};
@@ -172,6 +174,7 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
             tunnel_idle: call.tunnel_idle_timeout_ms.map(Duration::from_millis),
         },
         rewrite: call.rewrite.as_ref().map(rewrite).transpose()?,
+        mirror: call.mirror.as_ref().map(mirror).transpose()?,
         body_bytes_max: call.body_bytes_max,
         error_pages: call.error_pages.as_deref().map(|name| parsed(name, "")).transpose()?,
         origin: Origin::Api,
@@ -183,6 +186,12 @@ fn rewrite(view: &RewriteView) -> Result<Box<Rewrite>, ApiError> {
     let prefix = view.prefix.as_deref().map(|text| parsed(text, "")).transpose()?;
     let host = view.host.as_deref().map(|text| parsed(text, "")).transpose()?;
     Ok(Box::new(Rewrite { prefix, host }))
+}
+
+fn mirror(view: &MirrorView) -> Result<Box<Mirror>, ApiError> {
+    let percent =
+        view.percent.try_into().map_err(|error: PercentError| ApiError::invalid(error, ""))?;
+    Ok(Box::new(Mirror { service: parsed(&view.service, "")?, percent }))
 }
 
 fn predicates(call: &RouteCall) -> Result<Predicates, ApiError> {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use portolan_agent::register::file::{CheckFile, ServiceFile};
 use portolan_discovery::model::route::{
-    HeaderName, Matches, MethodName, ParameterName, PathPrefix,
+    HeaderName, Matches, MethodName, ParameterName, PathPrefix, Percent,
 };
 use portolan_discovery::model::{
     AppName, Host, HostPattern, ListenerName, NodeName, PageSetName, PathPattern, ProcessName,
@@ -158,6 +158,7 @@ pub(super) struct RouteFile {
     #[serde(default)]
     pub(super) query: Matches<ParameterName>,
     pub(super) rewrite: Option<Spanned<RewriteFile>>,
+    pub(super) mirror: Option<Spanned<MirrorFile>>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) request_timeout: Option<Span>,
@@ -172,6 +173,13 @@ pub(super) struct RouteFile {
 pub(super) struct RewriteFile {
     pub(super) prefix: Option<PathPrefix>,
     pub(super) host: Option<Host>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MirrorFile {
+    pub(super) service: ServiceName,
+    pub(super) percent: Option<Percent>,
 }
 
 #[derive(Debug, Deserialize)]

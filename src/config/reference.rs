@@ -363,6 +363,13 @@ pub const SETTINGS: &[Setting] = &[
         "{ prefix = \"/other\", host = \"NAME\" }",
         "What is changed on the way to the instance: `prefix` takes the place of the prefix in `path` (`\"/\"` takes it away), `host` is sent as Host. Without it the target is sent on as it came.",
     ),
+    row(
+        "[[routes]]",
+        "mirror",
+        "none",
+        "{ service = \"NAME\", percent = 100 }",
+        "A service that gets copies of so many requests; its answers are thrown away, and the requests know nothing of them. Bodies up to 64 KiB of known length are copied, 256 copies a worker are under way at most; other requests have no copy. portolan_router_mirrored_total counts.",
+    ),
     row("[[routes]]", "service", "this or backends", "name of a service", "Where it leads."),
     row(
         "[[routes]]",

@@ -216,6 +216,16 @@ fn what_is_wrong_is_told_with_line_and_accepted_values() {
             &["says leader for none", "leader = true }"],
         ),
         (
+            "[[routes]]\nservice = \"a\"\nmirror = { service = \"b\", percent = 101 }\n".to_owned(),
+            "p.toml:5:",
+            &["101 % is not 1 to 100"],
+        ),
+        (
+            "[[listeners]]\nname = \"t\"\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n[[routes]]\nlistener = \"t\"\nservice = \"a\"\nmirror = { service = \"b\" }\n".to_owned(),
+            "p.toml:10:",
+            &["mirrors nothing"],
+        ),
+        (
             "[[routes]]\nidle_timeout = \"1s\"\nservice = \"a\"\n".to_owned(),
             "p.toml:4:",
             &["unknown field `idle_timeout`", "`tunnel_idle_timeout`"],
@@ -275,6 +285,7 @@ connect_timeout = "1s"
 body_idle_timeout = "2s"
 tunnel_idle_timeout = "3s"
 leader = true
+mirror = { service = "next", percent = 5 }
 service = "shop"
 
 [[routes]]
@@ -297,6 +308,8 @@ backends = [{ service = "shop" }, { service = "old", leader = true }]
     assert!(plain.rewrite.is_none());
     let leaders = |route: &Route| route.backends.iter().map(|b| b.leader).collect::<Vec<_>>();
     assert_eq!((leaders(asking), leaders(plain)), (vec![true], vec![false, true]));
+    let mirror = serde_json::to_string(&asking.mirror).unwrap();
+    assert_eq!(mirror, r#"{"service":"next","percent":5}"#);
 }
 
 #[test]

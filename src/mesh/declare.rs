@@ -224,6 +224,7 @@ mod tests {
             }],
             timeouts: RouteTimeouts::default(),
             rewrite: None,
+            mirror: None,
             error_pages: None,
             body_bytes_max: None,
             origin,

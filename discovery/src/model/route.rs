@@ -1,6 +1,7 @@
 //! Routes: rules that lead from a listener to services.
 
 mod host;
+mod mirror;
 mod path;
 mod pattern;
 mod predicate;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{ListenerName, Origin, PageSetName, RouteName, ServiceName, Weight, millis};
 
 pub use host::{HOST_BYTES_MAX, Host, HostError, HostPattern};
+pub use mirror::{Mirror, Percent, PercentError};
 pub use path::{PATH_BYTES_MAX, PathError, PathPattern, PathPrefix, PrefixError};
 pub use pattern::{Pattern, PatternError, REGEX_BYTES_MAX, REGEX_PROGRAM_BYTES_MAX};
 pub use predicate::{
@@ -171,6 +173,9 @@ pub struct Route {
     /// What it changes in a request; mostly nothing. For HTTP, and a prefix for a prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Box<Rewrite>>,
+    /// Who gets copies of its requests; mostly nobody. For HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Box<Mirror>>,
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,

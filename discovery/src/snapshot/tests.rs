@@ -33,6 +33,7 @@ fn route(text: &str) -> Route {
         backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT, leader: false }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        mirror: None,
         error_pages: None,
         body_bytes_max: None,
         origin: Origin::Config(NodeName::parse("n1").unwrap()),

@@ -14,6 +14,7 @@ use crate::clock::us_at;
 use crate::h1::{
     BodyFraming, Forward, Limits, Method, Reason, Request, RequestFacts, Scheme, parse_request,
 };
+use crate::mirror::Copy;
 use crate::shed::Cause;
 use crate::table::{PickError, RequestView, RouteEntry};
 use crate::worker;
@@ -107,7 +108,11 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
                 body_bytes_max: route.body_bytes_max.unwrap_or(u64::MAX),
                 ..worker.limits.http
             };
-            let upload = Upload::new(head, facts.body, limits);
+            let copy = route
+                .mirrors()
+                .and_then(|percent| Copy::begin(worker, &route, percent, facts, &head));
+            let mut upload = Upload::new(head, facts.body, limits);
+            upload.copy = copy;
             let mut exchange =
                 Box::new(Exchange::new(facts, id, started, route, picked, upload, worker));
             exchange.json = json;

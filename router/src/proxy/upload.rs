@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, Outbox, TURN_READS_MAX, is_scarce};
 use crate::h1::{BodyFraming, BodyState, Limits, Reason};
+use crate::mirror::Copy;
 
 /// The largest part of a body that is kept to be sent again.
 const REPLAY_BYTES_MAX: usize = 16 * 1024;
@@ -39,6 +40,8 @@ pub(super) struct Upload {
     /// The instance takes no more; its response may still come.
     broken: bool,
     written: u64,
+    /// Gets what is queued of the body, too.
+    pub(super) copy: Option<Box<Copy>>,
 }
 
 impl Upload {
@@ -54,6 +57,7 @@ impl Upload {
             repeatable: true,
             broken: false,
             written: 0,
+            copy: None,
         }
     }
 
@@ -88,6 +92,9 @@ impl Upload {
         self.outbox.rewind(self.head_len);
         self.body = BodyState::request(self.framing, &self.limits);
         (self.at, self.broken, self.written) = (0, false, 0);
+        if let Some(copy) = &mut self.copy {
+            copy.rewind();
+        }
     }
 
     /// The response has begun: nothing will be sent again.
@@ -167,12 +174,27 @@ impl Upload {
     /// Queues what has come of the body.
     fn queue(&mut self, input: &Buffer) -> Result<(), Reason> {
         let progress = self.body.feed(&input.data()[self.at..])?;
-        self.outbox.push_data(self.at..self.at + progress.forward);
+        let piece = self.at..self.at + progress.forward;
+        if self.copy.is_some() {
+            self.copy_piece(&input.data()[piece.clone()], progress.done);
+        }
+        self.outbox.push_data(piece);
         if progress.done {
             self.outbox.push_tail(self.body.tail());
         }
         self.at += progress.taken;
         Ok(())
+    }
+
+    #[cold]
+    fn copy_piece(&mut self, piece: &[u8], is_last: bool) {
+        if let Some(mut copy) = self.copy.take() {
+            copy.push(piece);
+            match is_last {
+                true => copy.send(),
+                false => self.copy = Some(copy),
+            }
+        }
     }
 }
 

@@ -34,6 +34,9 @@ pub enum RouteFault {
     /// A TCP route without a listener would take every connection of every listener.
     #[error("it is for tcp and names no listener")]
     NoListener,
+    /// What passes over TCP has no copies.
+    #[error("it is for tcp and mirrors requests")]
+    TcpMirror,
     /// It changes what is not there.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
@@ -298,6 +301,9 @@ fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
     }
     if let Some(rewrite) = &route.rewrite {
         rewrite.fits(&route.rule)?;
+    }
+    if route.mirror.is_some() && route.rule == Rule::Tcp {
+        return Err(RouteFault::TcpMirror);
     }
     match (&route.rule, &route.listener) {
         (Rule::Http(rule), _) => Ok(Place::Http(rule)),

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use portolan_discovery::model::route::Percent;
 use portolan_discovery::model::{
     Host, HttpRule, ListenerName, PageSetName, PathPattern, Predicates, Rewrite, Route, RouteName,
     RouteTimeouts, Rule, ServiceName,
@@ -57,6 +58,8 @@ pub struct RouteEntry {
     rewrite: Option<Box<Rewrite>>,
     /// Its waits, if it has any of its own.
     timeouts: Option<Box<RouteTimeouts>>,
+    /// Who gets copies of its requests.
+    mirror: Option<Box<Share>>,
     /// The largest request body in bytes.
     pub body_bytes_max: Option<u64>,
     /// The name.
@@ -91,6 +94,10 @@ impl RouteEntry {
             timeouts: (record.timeouts != NO_TIMEOUTS).then(|| Box::new(record.timeouts)),
             body_bytes_max: record.body_bytes_max,
             listener: record.listener.clone(),
+            mirror: record.mirror.as_ref().map(|mirror| {
+                let service = known(ServiceKey::of(&mirror.service));
+                Box::new(Share { service, weight: 1, leader: false })
+            }),
             weight_sum: shares.iter().map(|share| share.weight).sum(),
             shares,
             record: Arc::clone(record),
@@ -151,6 +158,17 @@ impl RouteEntry {
             return picked;
         }
         self.shares.iter().find_map(|share| pick_from(share, table, ask).ok()).map_or(picked, Ok)
+    }
+
+    /// Of which part of its requests another service gets copies.
+    pub(crate) fn mirrors(&self) -> Option<Percent> {
+        self.mirror.as_ref()?;
+        self.record.mirror.as_ref().map(|mirror| mirror.percent)
+    }
+
+    /// Picks an endpoint for a copy.
+    pub(crate) fn pick_mirror(&self, table: &Table, ask: &Ask<'_>) -> Option<InFlight> {
+        pick_from(self.mirror.as_ref()?, table, ask).ok()
     }
 
     /// The services it leads to, with their weights and, where they exist, their tables.

@@ -8,6 +8,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use crate::greet::Outcome;
 use crate::h1::Reason;
 use crate::metrics::Metrics;
+use crate::mirror;
 use crate::shed::Cause;
 
 /// Requests, tunnels and TCP connections that ended otherwise than well, by reason and
@@ -23,6 +24,8 @@ pub const UPSTREAM_CONNECTIONS: &str = "portolan_router_upstream_connections_tot
 pub const SHED: &str = "portolan_router_shed_total";
 /// Connections of listeners that take PROXY headers, by what came of theirs.
 pub const PROXY_HEADERS: &str = "portolan_router_proxy_headers_total";
+/// Copies of requests for other services, by what became of them.
+pub const MIRRORED: &str = "portolan_router_mirrored_total";
 /// Bytes of buffers that hold something under way, as of the last tenth of a second.
 pub const BUFFER_BYTES: &str = "portolan_router_buffer_bytes";
 
@@ -33,6 +36,7 @@ pub(crate) struct WorkerMetrics {
     local_replies: Box<[IntCounter]>,
     shed: [IntCounter; Cause::ALL.len()],
     greeted: [IntCounter; Outcome::ALL.len()],
+    mirrored: [IntCounter; mirror::Outcome::ALL.len()],
     pub(crate) buffer_bytes: IntGauge,
     pub(crate) accept_errors: IntCounter,
     pub(crate) panics: IntCounter,
@@ -64,6 +68,7 @@ impl WorkerMetrics {
             "Connections by what came of their PROXY header.",
             &["outcome"],
         )?;
+        let mirrored = counters(registry, MIRRORED, "Copies of requests.", &["outcome"])?;
         let buffer_bytes =
             IntGauge::new(BUFFER_BYTES, "Bytes of buffers that hold something under way.")?;
         registry.register(Box::new(buffer_bytes.clone()))?;
@@ -76,6 +81,8 @@ impl WorkerMetrics {
             local_replies: reasons.map(|reason| metrics.local_replies(reason.as_str())).collect(),
             shed: Cause::ALL.map(|cause| shed.with_label_values(&[cause.as_str()])),
             greeted: Outcome::ALL.map(|outcome| greeted.with_label_values(&[outcome.as_str()])),
+            mirrored: mirror::Outcome::ALL
+                .map(|outcome| mirrored.with_label_values(&[outcome.as_str()])),
             buffer_bytes,
             accept_errors: counter(
                 registry,
@@ -101,6 +108,11 @@ impl WorkerMetrics {
     /// Counts one connection by what came of its PROXY header.
     pub(crate) fn greeted(&self, outcome: Outcome) {
         self.greeted[outcome as usize].inc();
+    }
+
+    /// Counts one copy of a request.
+    pub(crate) fn mirrored(&self, outcome: mirror::Outcome) {
+        self.mirrored[outcome as usize].inc();
     }
 
     /// Counts one answer of the router itself.

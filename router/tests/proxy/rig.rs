@@ -92,6 +92,7 @@ pub fn route(path: &str, to: &str) -> Route {
         }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        mirror: None,
         error_pages: None,
         body_bytes_max: None,
         origin: Origin::Api,

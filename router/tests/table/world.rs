@@ -164,6 +164,7 @@ pub fn route(name: &str, host: &str, path: &str) -> Route {
         backends: vec![backend("web", 100)],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        mirror: None,
         error_pages: None,
         body_bytes_max: None,
         created_ms: 0,

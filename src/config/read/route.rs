@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use portolan_discovery::model::route::{Mirror, Percent};
 use portolan_discovery::model::{
     Backend, HostPattern, HttpRule, ListenerName, NodeName, Origin, PathPattern, Predicates,
     Protocol, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName, Weight,
@@ -12,7 +13,7 @@ use toml::Spanned;
 use super::Reader;
 use crate::config::Listener;
 use crate::config::error::ConfigError;
-use crate::config::file::{BackendFile, RewriteFile, RouteFile};
+use crate::config::file::{BackendFile, MirrorFile, RewriteFile, RouteFile};
 
 /// The routes read so far, so that each is held against few: a file may have hundreds of thousands.
 #[derive(Default)]
@@ -117,6 +118,7 @@ impl Reader<'_> {
             }
         };
         let rewrite = file.rewrite.map(|rewrite| self.rewrite(rewrite, &rule)).transpose()?;
+        let mirror = file.mirror.map(|mirror| self.mirror(mirror, &rule)).transpose()?;
         let listener = file.listener.map(Spanned::into_inner);
         Ok(Route {
             name: match file.name {
@@ -134,6 +136,7 @@ impl Reader<'_> {
                 tunnel_idle: file.tunnel_idle_timeout.map(|span| span.0),
             },
             rewrite,
+            mirror,
             body_bytes_max: file.body_max.map(|size| size.0),
             error_pages: file.error_pages.map(Spanned::into_inner),
             origin: Origin::Api,
@@ -186,6 +189,15 @@ impl Reader<'_> {
                 "expected either service = \"NAME\" or backends = [{ service = \"NAME\", weight = 100 }, …]",
             )),
         }
+    }
+
+    fn mirror(&self, file: Spanned<MirrorFile>, rule: &Rule) -> Result<Box<Mirror>, ConfigError> {
+        if *rule == Rule::Tcp {
+            let what = "a route of a TCP listener mirrors nothing";
+            return Err(self.source.at(file.span(), what, "remove it, or name an HTTP listener"));
+        }
+        let MirrorFile { service, percent } = file.into_inner();
+        Ok(Box::new(Mirror { service, percent: percent.unwrap_or(Percent::ALL) }))
     }
 
     fn rewrite(

@@ -69,6 +69,9 @@ impl Commands {
             let cause = "a TCP route takes all connections of one listener";
             return Err(invalid("listener", cause, "name a listener of the configuration"));
         }
+        if route.rule == Rule::Tcp && route.mirror.is_some() {
+            return Err(invalid("mirror", "a TCP route mirrors nothing", ""));
+        }
         if let Some(Err(error)) = route.rewrite.as_ref().map(|rewrite| rewrite.fits(&route.rule)) {
             return Err(invalid("rewrite", error.to_string(), ""));
         }

@@ -347,6 +347,7 @@ fn route(name: &str) -> Route {
         }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        mirror: None,
         error_pages: None,
         body_bytes_max: None,
         origin: Origin::Api,

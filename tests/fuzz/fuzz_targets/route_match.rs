@@ -30,6 +30,7 @@ fn route(path: PathPattern, predicates: Predicates) -> Route {
         }],
         timeouts: RouteTimeouts::default(),
         rewrite: None,
+        mirror: None,
         error_pages: None,
         body_bytes_max: None,
         origin: Origin::Api,

@@ -179,6 +179,7 @@ mod tests {
             backends: Vec::new(),
             timeouts: RouteTimeouts::default(),
             rewrite: None,
+            mirror: None,
             error_pages: None,
             body_bytes_max: None,
             created_ms: 0,
