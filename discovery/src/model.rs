@@ -30,4 +30,4 @@ pub use route::{
     Backend, Host, HostPattern, HttpRule, PathPattern, Predicates, Rewrite, Route, RouteTimeouts,
     Rule,
 };
-pub use service::{Protocol, Service};
+pub use service::{Balancing, Ejection, HashBy, Protocol, Service};

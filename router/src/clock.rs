@@ -12,7 +12,13 @@ pub(crate) fn us_at(moment: Instant) -> u64 {
     start_us + moment.saturating_duration_since(*start).as_micros() as u64
 }
 
-#[expect(clippy::disallowed_methods, reason = "the worker is the shell that has the clock")]
+/// Microseconds of Unix time now.
+#[expect(clippy::disallowed_methods, reason = "for whoever has no moment at hand")]
+pub(crate) fn now_us() -> u64 {
+    us_at(Instant::now())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the clock's own beginning")]
 fn unix_us() -> u64 {
     // Before 1970 there is no right answer.
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64

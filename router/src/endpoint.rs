@@ -1,14 +1,23 @@
 //! An instance as the router holds it, and the live state that outlives every table.
 //! Knows nothing of tables: they are made of endpoints.
 
+mod latency;
+mod strikes;
+
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use portolan_discovery::model::{InstanceId, ServiceName, Weight};
 
 use crate::metrics::ServiceMetrics;
+use latency::Latency;
+use strikes::Strikes;
+
+pub(crate) use latency::Cost;
 
 /// The live state of one address of one instance. Every table that has the instance shares it,
 /// so counts and pooled connections survive table changes.
@@ -20,6 +29,8 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     idle_wanted: AtomicBool,
     pool_key: u64,
+    pub(crate) latency: Latency,
+    pub(crate) strikes: Strikes,
 }
 
 /// 0 is no key, so that it can mark an empty place.
@@ -31,6 +42,8 @@ impl EndpointState {
             in_flight: AtomicU32::new(0),
             idle_wanted: AtomicBool::new(true),
             pool_key: NEXT_POOL_KEY.fetch_add(1, Ordering::Relaxed),
+            latency: Latency::default(),
+            strikes: Strikes::default(),
         })
     }
 
@@ -49,6 +62,28 @@ impl EndpointState {
     /// workers close idle connections by it, nothing else depends on it.
     pub fn idle_wanted(&self) -> bool {
         self.idle_wanted.load(Ordering::Relaxed)
+    }
+
+    /// The time to the head of an answer, as a moving average that follows peaks, when it last
+    /// changed; none until the first answer.
+    pub fn latency(&self) -> Option<Duration> {
+        let cost = self.latency.peak();
+        (cost > 0).then(|| Duration::from_micros(latency::us(cost)))
+    }
+
+    /// Until when it is not picked for its errors, in microseconds of Unix time; 0 if it never
+    /// was left out.
+    pub fn ejected_until_us(&self) -> u64 {
+        self.strikes.until_us()
+    }
+
+    /// It answered, `elapsed_us` after it was asked; none where that is not known.
+    #[inline]
+    pub fn answered(&self, now_us: u64, elapsed_us: Option<u64>) {
+        if let Some(elapsed_us) = elapsed_us {
+            self.latency.sample(now_us, elapsed_us);
+        }
+        self.strikes.succeeded(now_us);
     }
 
     pub(crate) fn want_idle(&self, wanted: bool) {
@@ -87,17 +122,31 @@ impl Endpoint {
 /// One request (tunnel, TCP connection) on the endpoint that was picked for it: counted from
 /// the pick until this is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<Endpoint>);
+pub struct InFlight {
+    endpoint: Arc<Endpoint>,
+    key: Option<NonZeroU64>,
+}
 
 impl InFlight {
     pub(crate) fn begin(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(endpoint))
+        Self { endpoint: Arc::clone(endpoint), key: None }
+    }
+
+    /// The same, picked by a key.
+    pub(crate) fn keyed(mut self, key: NonZeroU64) -> Self {
+        self.key = Some(key);
+        self
     }
 
     /// The endpoint.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
+    }
+
+    /// What the pick's key came to, if it went by one.
+    pub fn key(&self) -> Option<u64> {
+        self.key.map(NonZeroU64::get)
     }
 }
 
@@ -105,13 +154,13 @@ impl Deref for InFlight {
     type Target = Endpoint;
 
     fn deref(&self) -> &Endpoint {
-        &self.0
+        &self.endpoint
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let before = self.0.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let before = self.endpoint.state.in_flight.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "what begins once ends once");
     }
 }

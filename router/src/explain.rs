@@ -152,6 +152,9 @@ pub struct EndpointView {
     pub takes_traffic: bool,
     /// Requests, tunnels and TCP connections under way.
     pub in_flight: u64,
+    /// Until when it is left alone for its errors, in microseconds of Unix time; 0 if it never
+    /// was.
+    pub ejected_until_us: u64,
 }
 
 impl Table {
@@ -237,6 +240,7 @@ fn endpoint_views(service: &ServiceTable) -> Vec<EndpointView> {
             overridden_by: member.overridden_by.clone(),
             takes_traffic: member.takes_traffic,
             in_flight: member.endpoint.in_flight(),
+            ejected_until_us: member.endpoint.state.ejected_until_us(),
         })
         .collect()
 }

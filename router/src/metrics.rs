@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::cell::TableCell;
+use crate::clock;
 
 /// Requests answered, by service and class of the status.
 pub const REQUESTS: &str = "portolan_router_requests_total";
@@ -22,6 +23,10 @@ pub const IN_FLIGHT: &str = "portolan_router_in_flight";
 pub const RETRIES: &str = "portolan_router_retries_total";
 /// Connections to instances that did not open, by service.
 pub const CONNECT_FAILURES: &str = "portolan_router_connect_failures_total";
+/// Times that an instance was left alone for its errors, by service.
+pub const EJECTIONS: &str = "portolan_router_ejections_total";
+/// Instances that are left alone now, by service.
+pub const EJECTED: &str = "portolan_router_ejected";
 /// TCP connections relayed, by service.
 pub const TCP_CONNECTIONS: &str = "portolan_router_tcp_connections_total";
 /// Bytes of TCP connections, by service and direction as the client sees it.
@@ -71,6 +76,8 @@ pub struct ServiceMetrics {
     pub retries: IntCounter,
     /// Connections to instances that did not open.
     pub connect_failures: IntCounter,
+    /// Times that an instance was left alone for its errors.
+    pub ejections: IntCounter,
     /// TCP connections relayed.
     pub tcp_connections: IntCounter,
     /// Bytes from clients to instances.
@@ -78,6 +85,7 @@ pub struct ServiceMetrics {
     /// Bytes from instances to clients.
     pub tcp_bytes_sent: IntCounter,
     in_flight: IntGauge,
+    ejected: IntGauge,
 }
 
 impl ServiceMetrics {
@@ -108,9 +116,10 @@ pub struct Metrics {
     duration: HistogramVec,
     retries: IntCounterVec,
     connect_failures: IntCounterVec,
+    ejections: IntCounterVec,
     tcp_connections: IntCounterVec,
     tcp_bytes: IntCounterVec,
-    in_flight: InFlightCollector,
+    live: LiveCollector,
     connections_open: IntGaugeVec,
     connections: IntCounterVec,
     local_replies: IntCounterVec,
@@ -136,8 +145,8 @@ impl Metrics {
     /// Makes every metric and registers it.
     pub fn register(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         let maker = Maker(registry);
-        let in_flight = InFlightCollector::new()?;
-        registry.register(Box::new(in_flight.clone()))?;
+        let live = LiveCollector::new()?;
+        registry.register(Box::new(live.clone()))?;
         Ok(Arc::new(Self {
             requests: maker.counters(REQUESTS, "Requests answered.", &["service", "code"])?,
             duration: maker.durations()?,
@@ -145,6 +154,11 @@ impl Metrics {
             connect_failures: maker.counters(
                 CONNECT_FAILURES,
                 "Connections to instances that did not open.",
+                &["service"],
+            )?,
+            ejections: maker.counters(
+                EJECTIONS,
+                "Times that an instance was left alone for its errors.",
                 &["service"],
             )?,
             tcp_connections: maker.counters(
@@ -157,7 +171,7 @@ impl Metrics {
                 "Bytes of TCP connections, as the client sees them.",
                 &["service", "direction"],
             )?,
-            in_flight,
+            live,
             connections_open: maker.gauges(
                 CONNECTIONS_OPEN,
                 "Client connections that are open.",
@@ -208,10 +222,12 @@ impl Metrics {
             duration: self.duration.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
             connect_failures: self.connect_failures.with_label_values(&[name]),
+            ejections: self.ejections.with_label_values(&[name]),
             tcp_connections: self.tcp_connections.with_label_values(&[name]),
             tcp_bytes_received: self.tcp_bytes.with_label_values(&[name, RECEIVED]),
             tcp_bytes_sent: self.tcp_bytes.with_label_values(&[name, SENT]),
-            in_flight: self.in_flight.gauges.with_label_values(&[name]),
+            in_flight: self.live.in_flight.with_label_values(&[name]),
+            ejected: self.live.ejected.with_label_values(&[name]),
         })
     }
 
@@ -226,47 +242,63 @@ impl Metrics {
             let _ = self.tcp_bytes.remove_label_values(&[name, direction]);
         }
         let _ = self.duration.remove_label_values(&[name]);
-        let _ = self.in_flight.gauges.remove_label_values(&[name]);
-        for counters in [&self.retries, &self.connect_failures, &self.tcp_connections] {
+        for gauges in [&self.live.in_flight, &self.live.ejected] {
+            let _ = gauges.remove_label_values(&[name]);
+        }
+        let counters =
+            [&self.retries, &self.connect_failures, &self.ejections, &self.tcp_connections];
+        for counters in counters {
             let _ = counters.remove_label_values(&[name]);
         }
     }
 
-    /// Lets a scrape read what is in flight from the table of `cell`.
+    /// Lets a scrape read what is in flight and ejected from the table of `cell`.
     pub(crate) fn watch(&self, cell: Weak<TableCell>) {
-        *self.in_flight.source.lock().unwrap_or_else(PoisonError::into_inner) = cell;
+        *self.live.source.lock().unwrap_or_else(PoisonError::into_inner) = cell;
     }
 }
 
-/// Sums what is in flight when it is asked for: a gauge per request would be one more cache
+/// Reads live state when it is asked for: a gauge per request would be one more cache
 /// line that all workers write.
 #[derive(Debug, Clone)]
-struct InFlightCollector {
-    gauges: IntGaugeVec,
+struct LiveCollector {
+    in_flight: IntGaugeVec,
+    ejected: IntGaugeVec,
     source: Arc<Mutex<Weak<TableCell>>>,
 }
 
-impl InFlightCollector {
+impl LiveCollector {
     fn new() -> Result<Self, prometheus::Error> {
-        let opts = Opts::new(IN_FLIGHT, "Requests, tunnels and TCP connections under way.");
-        Ok(Self { gauges: IntGaugeVec::new(opts, &["service"])?, source: Arc::default() })
+        let gauges = |name, help| IntGaugeVec::new(Opts::new(name, help), &["service"]);
+        Ok(Self {
+            in_flight: gauges(IN_FLIGHT, "Requests, tunnels and TCP connections under way.")?,
+            ejected: gauges(EJECTED, "Instances that are left alone for their errors now.")?,
+            source: Arc::default(),
+        })
     }
 }
 
-impl Collector for InFlightCollector {
+impl Collector for LiveCollector {
     fn desc(&self) -> Vec<&Desc> {
-        self.gauges.desc()
+        let mut all = self.in_flight.desc();
+        all.extend(self.ejected.desc());
+        all
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
+        let now_us = clock::now_us();
         let cell = self.source.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         if let Some(cell) = cell {
             for service in cell.current().services() {
                 let sum: u64 = service.members().map(|member| member.endpoint.in_flight()).sum();
                 service.metrics().in_flight.set(i64::try_from(sum).unwrap_or(i64::MAX));
+                let ejected = service.ejected(now_us);
+                service.metrics().ejected.set(i64::try_from(ejected).unwrap_or(i64::MAX));
             }
         }
-        self.gauges.collect()
+        let mut all = self.in_flight.collect();
+        all.extend(self.ejected.collect());
+        all
     }
 }
 

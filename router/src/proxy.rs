@@ -26,7 +26,7 @@ use begin::{Begun, begin};
 use reply::Refusal;
 
 pub(crate) use budget::RetryBudget;
-pub(crate) use fault::{connect_fault, costs_budget};
+pub(crate) use fault::{connect_fault, costs_budget, is_gateway_error};
 
 /// How long a connection that ends early is read on, so that its client gets to see the
 /// response instead of a reset.

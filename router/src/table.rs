@@ -18,6 +18,7 @@ mod request;
 mod service;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
@@ -35,6 +36,7 @@ pub use service::{Member, ServiceTable};
 
 pub(crate) use request::Lack;
 
+use crate::endpoint::Endpoint;
 use hosts::Hosts;
 use index::Index;
 use service::ServiceKey;
@@ -104,6 +106,14 @@ impl Table {
     /// A service by name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceTable>> {
         self.by_key(&ServiceKey::of(name))
+    }
+
+    /// An attempt at `endpoint` ended in a gateway error: it looks slower from now on, and after
+    /// enough of them in a row it is left alone for a while. Returns for how long, if that
+    /// begins now.
+    pub fn failed(&self, endpoint: &Endpoint, now_us: u64, elapsed_us: u64) -> Option<Duration> {
+        endpoint.state.latency.failed(now_us, elapsed_us);
+        self.service(&endpoint.service)?.failed(&endpoint.state, now_us)
     }
 
     fn by_key(&self, key: &ServiceKey) -> Option<&Arc<ServiceTable>> {

@@ -11,13 +11,14 @@ use tracing::debug;
 
 use crate::balance::{Key, Tried};
 use crate::buffer::Buffer;
+use crate::clock::us_at;
 use crate::endpoint::InFlight;
 use crate::h1::Reason;
 use crate::pool;
-use crate::proxy::{connect_fault, costs_budget};
+use crate::proxy::{connect_fault, costs_budget, is_gateway_error};
 use crate::table::{PickError, RouteEntry};
 use crate::tunnel::{self, End, Pipe};
-use crate::worker::Client;
+use crate::worker::{Client, now};
 
 /// Serves one client, of whom `input` has come already, until both directions have ended.
 pub(crate) async fn serve(mut client: Client, input: Buffer) {
@@ -76,8 +77,11 @@ async fn open(client: &Client) -> Result<(InFlight, TcpStream, Duration), Reason
         if failed.is_some() {
             picked.metrics.retries.inc();
         }
+        let begun = now();
         match connect(client, &route, &picked).await {
             Ok(upstream) => {
+                // That it was fast says nothing of what it does with the connection.
+                picked.state.answered(us_at(begun), None);
                 let idle = route.timeouts().tunnel_idle.unwrap_or(worker.timeouts.tcp_idle);
                 return Ok((picked, upstream, idle));
             }
@@ -85,6 +89,10 @@ async fn open(client: &Client) -> Result<(InFlight, TcpStream, Duration), Reason
             Err(reason @ Reason::Overloaded) => return Err(reason),
             Err(reason) => {
                 picked.metrics.connect_failures.inc();
+                if is_gateway_error(reason) {
+                    let ended = now();
+                    worker.failed(&picked, ended, ended - begun);
+                }
                 tried.insert(picked.state.pool_key());
                 let paid = !costs_budget(reason) || worker.budget.spend();
                 if tried.len() > worker.limits.retries_max || !paid {

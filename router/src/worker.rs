@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use crate::balance::{Ask, Key, RETRIES_MAX, Tried};
 use crate::buffer::{self, Buffer};
@@ -29,7 +29,7 @@ use crate::clock::us_at;
 use crate::config::{Config, Limits, ProxyProtocol, Timeouts};
 use crate::deadline::{TICK, Timer, Wheel};
 use crate::drain::{self, Order};
-use crate::endpoint::InFlight;
+use crate::endpoint::{Endpoint, InFlight};
 use crate::greet;
 use crate::h1::HeadScratch;
 use crate::listener::{self, Listener};
@@ -173,6 +173,18 @@ impl Worker {
         let random = self.random(|rng| rng.u64(..));
         let ask = Ask { random, now_us: us_at(now()), key, tried };
         self.with_table(|table| route.pick(table, &ask))
+    }
+
+    /// An attempt at `endpoint` ended in a gateway error, `elapsed` after it was begun.
+    pub(crate) fn failed(&self, endpoint: &Endpoint, now: Instant, elapsed: Duration) {
+        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let ejected = self.with_table(|table| table.failed(endpoint, us_at(now), elapsed_us));
+        if let Some(time) = ejected {
+            info!(
+                service = %endpoint.service, instance = %endpoint.id, ?time,
+                "instance ejected for its errors"
+            );
+        }
     }
 
     /// Draws from the worker's own source.

@@ -7,6 +7,8 @@ mod bodies;
 mod changes;
 #[path = "proxy/drain.rs"]
 mod drain;
+#[path = "proxy/ejection.rs"]
+mod ejection;
 #[path = "proxy/failures.rs"]
 mod failures;
 #[path = "proxy/greeting.rs"]

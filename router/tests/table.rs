@@ -17,6 +17,8 @@ mod incremental;
 mod matching;
 #[path = "table/metrics.rs"]
 mod metrics;
+#[path = "table/policies.rs"]
+mod policies;
 #[path = "table/warnings.rs"]
 mod warnings;
 #[path = "table/world.rs"]

@@ -6,8 +6,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::time::Duration;
 
-use portolan_router::{Ask, RequestView, TableCell, Tried};
+use portolan_discovery::model::{Balancing, HashBy, Service};
+use portolan_router::{Ask, Key, RequestView, TableCell, Tried};
 
 #[path = "table/world.rs"]
 #[expect(dead_code, reason = "one part of it is enough here")]
@@ -87,13 +89,22 @@ fn a_route_costs_at_most_400_bytes_beyond_its_strings() {
 #[test]
 fn reading_matching_and_picking_allocate_nothing() {
     let mut events = vec![put_service("empty")];
+    let policies = [Balancing::RoundRobin, Balancing::Least, Balancing::Hash(HashBy::Source)];
+    for (name, balancing) in ["turns", "least", "hash"].into_iter().zip(policies) {
+        let slow_start = Some(Duration::from_secs(1));
+        let named = Service::named(service_name(name));
+        events.push(put_record(&Service { balancing, slow_start, ..named }));
+        events.extend((0..3).map(|i| weighted(name, &format!("c{i}"), 1 + i)));
+    }
     for i in 0..3 {
         events.push(weighted("web", &format!("a{i}"), 1 + i));
         events.push(up("api", &format!("b{i}")));
     }
     for i in 0..2000 {
         let mut record = route(&format!("r{i}"), &format!("h{i}.test"), "/a/b");
-        record.backends = vec![backend("web", 1), backend("api", 2), backend("empty", 1)];
+        record.backends = ["web", "api", "empty", "turns", "least", "hash"]
+            .map(|service| backend(service, 1))
+            .into();
         events.push(put_route(&record));
         let big = format!("/p{i}/x");
         events.push(put_route(&route(&format!("t{i}"), "*.tree.test", &big)));
@@ -123,9 +134,9 @@ fn reading_matching_and_picking_allocate_nothing() {
             let entry = entry.clone();
             let mut tried = Tried::none();
             for _ in 0..3 {
-                if let Ok(picked) =
-                    entry.pick(table, &Ask { tried: &tried, ..Ask::first(rng.u64(..)) })
-                {
+                let key = Key::Source([127, 0, 0, 1].into());
+                let ask = Ask { key, tried: &tried, ..Ask::first(rng.u64(..)) };
+                if let Ok(picked) = entry.pick(table, &ask) {
                     tried.insert(picked.state.pool_key());
                     black_box(&picked);
                 }

@@ -9,6 +9,7 @@ use portolan_router::{Ask, BackendView, EndpointView, Explanation, RequestView};
 
 use super::view::{ExplainCandidate, ExplainInstance, ExplainView};
 use super::{ApiError, ErrorBody, Shared};
+use crate::clock::unix_ms;
 
 /// The name of no listener in particular: only routes that are bound to none.
 const ANY_LISTENER: &str = "any-listener";
@@ -196,6 +197,10 @@ fn outcome(backend: &BackendView, endpoint: &EndpointView) -> String {
         .overridden_by
         .as_ref()
         .map_or_else(String::new, |o| format!(" ({} by {}: {})", state, o.by, o.reason));
+    let ejected_ms = (endpoint.ejected_until_us / 1_000).saturating_sub(unix_ms());
+    if endpoint.takes_traffic && ejected_ms > 0 {
+        return format!("ejected for its errors, for {} s more", ejected_ms.div_ceil(1_000));
+    }
     match (endpoint.takes_traffic, panic, kept) {
         (true, true, _) => format!("takes traffic: too few are up, so {state} ones are used too"),
         (true, _, true) => {

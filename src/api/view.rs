@@ -1,5 +1,7 @@
 //! The forms of answers and calls. Stable: fields are added, never renamed.
 
+mod balancing;
+
 use std::collections::BTreeMap;
 
 use portolan_discovery::model::route::ValuePattern;
@@ -10,6 +12,8 @@ use portolan_discovery::model::{
 use portolan_discovery::snapshot::{Member, ServiceEntry, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use balancing::{EjectionView, balancing};
 
 /// What this node is doing.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -69,6 +73,19 @@ pub struct ServiceView {
     pub name: String,
     /// `http` or `tcp`.
     pub protocol: String,
+    /// `p2c`, `round_robin`, `least` or `hash`.
+    #[serde(default)]
+    pub balance: String,
+    /// What `hash` goes by: `header:NAME`, `cookie:NAME` or `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_by: Option<String>,
+    /// How long an instance that came up takes to its full share, in milliseconds; no time when
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_ms: Option<u64>,
+    /// When an instance that answers badly is left alone for a while.
+    #[serde(default)]
+    pub ejection: EjectionView,
     /// Instances by state.
     pub states: BTreeMap<String, usize>,
     /// The instances.
@@ -494,6 +511,19 @@ pub struct ServiceCall {
     /// Whether connections to instances are kept for the next request; they are by default.
     #[serde(default)]
     pub keep_alive: Option<bool>,
+    /// How requests are spread: `p2c` (default), `round_robin`, `least` or `hash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
+    /// What `hash` goes by: `header:NAME`, `cookie:NAME` or `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_by: Option<String>,
+    /// How long an instance that came up takes to its full share, in milliseconds; no time when
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_ms: Option<u64>,
+    /// When an instance that answers badly is left alone for a while; the default when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejection: Option<EjectionView>,
     /// Free key-value pairs.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -548,6 +578,10 @@ impl From<&ServiceEntry> for ServiceView {
         Self {
             name: entry.service.name.to_string(),
             protocol: word(&entry.service.protocol),
+            balance: word(&entry.service.balancing.word()),
+            hash_by: entry.service.balancing.hash_by().map(ToString::to_string),
+            slow_start_ms: millis(entry.service.slow_start),
+            ejection: entry.service.ejection.as_ref().into(),
             states: states(entry.members.values()),
             instances: entry.members.values().map(InstanceView::from).collect(),
         }

@@ -20,7 +20,7 @@ use portolan_discovery::store::Store;
 use super::error::{Body, Path};
 use super::view::{
     BackendView, DeployCall, DeploymentView, DoneView, InstanceCall, MatchView, MirrorView,
-    OverrideView, RewriteView, RollbackCall, RouteCall, ScaleCall, ServiceCall,
+    OverrideView, RewriteView, RollbackCall, RouteCall, ScaleCall, ServiceCall, balancing,
 };
 use super::{ApiError, ErrorBody, Shared};
 use crate::controller::commands::{Committed, DeployRequest, Deployed, PROGRESS_DEADLINE};
@@ -68,6 +68,14 @@ pub(super) async fn put_service(
         name,
         protocol: protocol(call.protocol.as_deref())?,
         keep_alive: call.keep_alive.unwrap_or(true),
+        balancing: balancing(call.balance.as_deref(), call.hash_by.as_deref())
+            .map_err(|error| ApiError::invalid(error, ""))?,
+        slow_start: call.slow_start_ms.map(Duration::from_millis),
+        ejection: call
+            .ejection
+            .unwrap_or_default()
+            .record()
+            .map_err(|error| ApiError::invalid(error, "leave it out for the default"))?,
         labels: call.labels,
     };
     Ok(done(&context.commands.put_service(service).await?))

@@ -7,7 +7,10 @@ mod value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use portolan_discovery::model::{InstanceId, Origin, Protocol, Service, ServiceName, Weight};
+use portolan_discovery::model::service::{BalanceWord, BalancingError};
+use portolan_discovery::model::{
+    Balancing, Ejection, HashBy, InstanceId, Origin, Protocol, Service, ServiceName, Weight,
+};
 use serde::Deserialize;
 
 pub use check::CheckFile;
@@ -99,6 +102,12 @@ struct RawService {
     #[serde(default = "yes")]
     keep_alive: bool,
     #[serde(default)]
+    balance: BalanceWord,
+    hash_by: Option<HashBy>,
+    slow_start: Option<value::Span>,
+    #[serde(default = "value::usual_ejection", deserialize_with = "value::ejection")]
+    ejection: Option<Ejection>,
+    #[serde(default)]
     labels: BTreeMap<String, String>,
 }
 
@@ -110,6 +119,12 @@ struct RawTable {
     protocol: Protocol,
     #[serde(default = "yes")]
     keep_alive: bool,
+    #[serde(default)]
+    balance: BalanceWord,
+    hash_by: Option<HashBy>,
+    slow_start: Option<value::Span>,
+    #[serde(default = "value::usual_ejection", deserialize_with = "value::ejection")]
+    ejection: Option<Ejection>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -140,6 +155,8 @@ pub struct InstanceFile {
 enum BodyError {
     #[error("two instances of {service} have the id {id}: give each its own id or address")]
     SameId { service: ServiceName, id: InstanceId },
+    #[error(transparent)]
+    Balancing(#[from] BalancingError),
 }
 
 fn body(
@@ -174,8 +191,20 @@ impl TryFrom<RawFile> for FolderFile {
     type Error = BodyError;
 
     fn try_from(raw: RawFile) -> Result<Self, BodyError> {
-        let RawService { name, protocol, keep_alive, labels } = raw.service;
-        let service = Service { name, protocol, keep_alive, labels };
+        let RawService {
+            name,
+            protocol,
+            keep_alive,
+            balance,
+            hash_by,
+            slow_start,
+            ejection,
+            labels,
+        } = raw.service;
+        let balancing = Balancing::of(balance, hash_by)?;
+        let slow_start = slow_start.map(|span| span.0);
+        let service =
+            Service { name, protocol, keep_alive, balancing, slow_start, ejection, labels };
         body(service, raw.instance, raw.check).map(Self)
     }
 }
@@ -184,8 +213,11 @@ impl TryFrom<RawTable> for ServiceFile {
     type Error = BodyError;
 
     fn try_from(raw: RawTable) -> Result<Self, BodyError> {
-        let RawTable { name, protocol, keep_alive, labels, instances, checks } = raw;
-        let service = Service { name, protocol, keep_alive, labels };
+        let RawTable { name, protocol, keep_alive, labels, instances, checks, .. } = raw;
+        let balancing = Balancing::of(raw.balance, raw.hash_by)?;
+        let (slow_start, ejection) = (raw.slow_start.map(|span| span.0), raw.ejection);
+        let service =
+            Service { name, protocol, keep_alive, balancing, slow_start, ejection, labels };
         body(service, instances, checks).map(Self)
     }
 }

@@ -1,10 +1,20 @@
 //! A service: a name with instances.
 
+mod balancing;
+mod ejection;
+
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ServiceName;
+use super::{ServiceName, millis};
+
+pub use balancing::{BalanceWord, Balancing, BalancingError, HashBy};
+pub use ejection::{
+    EJECTION_ERRORS_DEFAULT, EJECTION_SHARE_DEFAULT, EJECTION_TIME_DEFAULT, EJECTION_TIME_MAX,
+    Ejection, EjectionError,
+};
 
 /// What a service speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +38,20 @@ pub struct Service {
     /// Whether connections to instances are kept for the next request.
     #[serde(default = "yes")]
     pub keep_alive: bool,
+    /// How requests are spread over the instances.
+    #[serde(default, skip_serializing_if = "Balancing::is_default")]
+    pub balancing: Balancing,
+    /// How long an instance that came up takes to its full share; mostly no time at all.
+    #[serde(
+        default,
+        with = "millis::option",
+        rename = "slow_start_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub slow_start: Option<Duration>,
+    /// When an instance that answers badly is left alone for a while; none is never.
+    #[serde(default = "ejection", skip_serializing_if = "is_usual")]
+    pub ejection: Option<Ejection>,
     /// Free key-value pairs for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -36,10 +60,53 @@ pub struct Service {
 impl Service {
     /// A service of which only the name is known: instances may come before the record.
     pub fn named(name: ServiceName) -> Self {
-        Self { name, protocol: Protocol::Http, keep_alive: true, labels: BTreeMap::new() }
+        Self {
+            name,
+            protocol: Protocol::Http,
+            keep_alive: true,
+            balancing: Balancing::P2c,
+            slow_start: None,
+            ejection: ejection(),
+            labels: BTreeMap::new(),
+        }
     }
 }
 
 fn yes() -> bool {
     true
+}
+
+fn ejection() -> Option<Ejection> {
+    Some(Ejection::DEFAULT)
+}
+
+// Serde hands over a reference to the field.
+#[expect(clippy::ref_option, reason = "the form that serde calls")]
+fn is_usual(rule: &Option<Ejection>) -> bool {
+    *rule == ejection()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_from_before_a_key_was_there_has_its_default() {
+        let old = r#"{"name":"web","protocol":"http","keep_alive":true}"#;
+        let service: Service = serde_json::from_str(old).unwrap();
+        assert_eq!(service, Service::named(ServiceName::parse("web").unwrap()));
+        assert_eq!(serde_json::to_string(&service).unwrap(), old, "defaults are not written");
+    }
+
+    #[test]
+    fn a_stored_service_is_what_was_written() {
+        let service = Service {
+            balancing: Balancing::Hash(HashBy::Source),
+            slow_start: Some(Duration::from_secs(7)),
+            ejection: None,
+            ..Service::named(ServiceName::parse("web").unwrap())
+        };
+        let text = serde_json::to_string(&service).unwrap();
+        assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), service, "{text}");
+    }
 }

@@ -13,12 +13,13 @@ use tracing::debug;
 
 use super::begin::RequestId;
 use super::download::{Asked, Download, Receiving};
-use super::fault::{Failure, Retry};
+use super::fault::{Failure, Retry, is_gateway_status};
 use super::pace::{self, Pace};
 use super::reply::{Answer, Asker, Form};
 use super::upload::{Sending, Upload};
 use super::{After, Conn};
 use crate::balance::{Key, Tried};
+use crate::clock::us_at;
 use crate::deadline::{Tick, Timer};
 use crate::endpoint::InFlight;
 use crate::h1::{Reason, RequestFacts};
@@ -35,6 +36,12 @@ pub(super) struct Exchange {
     started: Instant,
     route: Arc<RouteEntry>,
     picked: InFlight,
+    /// From when on the instance has had what it needs to answer.
+    asked: Instant,
+    /// Whether the client's part kept it waiting, or still does.
+    uploading: bool,
+    /// Whether it is known how the instance answered.
+    judged: bool,
     tried: Tried,
     retries: usize,
     /// When the whole request has to be over, if its route says so.
@@ -65,6 +72,9 @@ impl Exchange {
             started,
             route,
             picked,
+            asked: started,
+            uploading: false,
+            judged: false,
             tried: Tried::none(),
             retries: 0,
             ends,
@@ -87,6 +97,11 @@ impl Exchange {
                 Ok(upstream) => return self.finish(conn, upstream),
                 Err(failure) => failure,
             };
+            if failure.blames_instance() && !self.judged {
+                self.judged = true;
+                let now = worker::now();
+                conn.client.worker.failed(&self.picked, now, now - self.asked);
+            }
             if !self.may_retry(conn, failure) {
                 return self.fail(conn, failure.reason).await;
             }
@@ -183,8 +198,12 @@ impl Exchange {
             self.upload.settle(&mut conn.input);
         }
         let receiving = received?;
+        self.follow_upload(sending);
         if receiving == Receiving::Over {
             return Poll::Ready(Ok(()));
+        }
+        if !self.judged && self.download.facts().is_some() {
+            self.judge(&conn.client.worker, worker::now());
         }
         if sending == Sending::Over && self.has_client_gone(cx, &conn.client.stream) {
             return Poll::Ready(Err(self.gone_reason().into()));
@@ -210,6 +229,33 @@ impl Exchange {
         }
         timer.watch(cx);
         Poll::Pending
+    }
+
+    /// An instance is not slow because its client is: where the request takes several turns, its
+    /// time counts from the end of it.
+    fn follow_upload(&mut self, sending: Sending) {
+        if sending != Sending::Over {
+            self.uploading = true;
+        } else if self.uploading && self.download.facts().is_none() {
+            self.uploading = false;
+            self.asked = worker::now();
+        }
+    }
+
+    /// Notes how long the instance took to answer, and whether it works.
+    fn judge(&mut self, worker: &Worker, now: Instant) {
+        self.judged = true;
+        let elapsed = now - self.asked;
+        match self.download.facts() {
+            Some(facts) if is_gateway_status(facts.status) => {
+                worker.failed(&self.picked, now, elapsed);
+            }
+            _ => {
+                let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+                let known = (!self.uploading).then_some(elapsed_us);
+                self.picked.state.answered(us_at(now), known);
+            }
+        }
     }
 
     fn gone_reason(&self) -> Reason {
@@ -296,9 +342,10 @@ impl Exchange {
         if failure.retry == Retry::Safe {
             self.tried.insert(self.picked.state.pool_key());
         }
-        let key = Key::None;
+        let key = self.picked.key().map_or(Key::None, Key::Again);
         let Ok(picked) = worker.pick(&self.route, key, &self.tried) else { return false };
         self.picked = picked;
+        (self.asked, self.uploading, self.judged) = (worker::now(), false, false);
         self.picked.metrics.retries.inc();
         self.retries += 1;
         self.upload.rewind();
@@ -308,8 +355,12 @@ impl Exchange {
 
     /// The response is delivered.
     fn finish(&mut self, conn: &mut Conn, mut upstream: Upstream) -> After {
-        self.count(self.download.facts().map_or(0, |facts| facts.status));
+        let now = worker::now();
+        self.count(self.download.facts().map_or(0, |facts| facts.status), now);
         let worker = &conn.client.worker;
+        if !self.judged {
+            self.judge(worker, now);
+        }
         let sent = self.upload.is_sent();
         self.upload.let_go(&mut conn.input);
         if sent && self.download.keeps_upstream() && self.picked.keep_alive {
@@ -327,7 +378,7 @@ impl Exchange {
 
     /// There is no response, or only a part of one.
     async fn fail(&mut self, conn: &mut Conn, reason: Reason) -> After {
-        self.count(reason.status());
+        self.count(reason.status(), worker::now());
         let body_read = self.upload.is_read();
         self.upload.let_go(&mut conn.input);
         let is_answerable = self.download.is_untold() && reason.status() != 499;
@@ -355,14 +406,18 @@ impl Exchange {
         After::Close
     }
 
-    fn count(&self, status: u16) {
-        let seconds = (worker::now() - self.started).as_secs_f64();
+    fn count(&self, status: u16, now: Instant) {
+        let seconds = (now - self.started).as_secs_f64();
         self.picked.metrics.answered(status, seconds);
     }
 
     /// Relays an upgraded connection until both sides have ended; in flight all the while.
     async fn tunnel(&mut self, conn: &mut Conn, mut upstream: TcpStream) -> After {
-        self.count(self.download.facts().map_or(0, |facts| facts.status));
+        let now = worker::now();
+        self.count(self.download.facts().map_or(0, |facts| facts.status), now);
+        if !self.judged {
+            self.judge(&conn.client.worker, now);
+        }
         let client = &mut conn.client;
         let idle = self.route.timeouts().tunnel_idle.unwrap_or(client.worker.timeouts.tunnel_idle);
         let mut up = Pipe::with(std::mem::take(&mut conn.input));

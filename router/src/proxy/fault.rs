@@ -31,6 +31,12 @@ impl Failure {
         Self { reason, retry: Retry::Never }
     }
 
+    /// Whether it speaks against the instance. A kept connection that has ended does not: it
+    /// had most likely been idle for too long.
+    pub(super) fn blames_instance(self) -> bool {
+        self.retry != Retry::Reused && is_gateway_error(self.reason)
+    }
+
     /// Whether another attempt takes from the retry budget.
     pub(super) fn costs_budget(self) -> bool {
         costs_budget(self.reason)
@@ -58,6 +64,30 @@ impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
         Self::last(reason)
     }
+}
+
+/// Whether an attempt ended this way because of its instance, before the head of an answer.
+pub(crate) fn is_gateway_error(reason: Reason) -> bool {
+    use Reason::*;
+    matches!(
+        reason,
+        UpstreamConnectRefused
+            | UpstreamConnectFailed
+            | UpstreamConnectTimeout
+            | UpstreamReset
+            | UpstreamClosed
+            | UpstreamTimeout
+            | UpstreamBadResponse
+            | UpstreamHeadTooLarge
+            | UpstreamTooManyInterim
+            | UpstreamBadLength
+            | UpstreamBadUpgrade
+    )
+}
+
+/// Whether an answer with this status is the instance's way to say that it does not work.
+pub(super) fn is_gateway_status(status: u16) -> bool {
+    matches!(status, 502..=504)
 }
 
 /// Whether another attempt after this one takes from the retry budget. A refused connection

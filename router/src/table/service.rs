@@ -9,8 +9,9 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
-use portolan_discovery::model::{InstanceId, Override, Protocol, ServiceName};
+use portolan_discovery::model::{Ejection, InstanceId, Override, Protocol, ServiceName};
 use portolan_discovery::snapshot::{self, ServiceEntry, State};
 
 use super::index::Keyed;
@@ -78,6 +79,7 @@ pub struct ServiceTable {
     panic: bool,
     kept: bool,
     balance: Balance,
+    ejection: Option<Ejection>,
     members: Box<[Member]>,
     /// The place of its leader among the members.
     leader: Option<usize>,
@@ -112,14 +114,24 @@ impl ServiceTable {
             .collect();
         let leader = snapshot::leader(entry.members.values().filter(|member| choice.takes(member)))
             .and_then(|leader| place(&members, &leader.instance.id));
-        let takers = members.iter().filter(|member| member.takes_traffic);
-        let balance = Balance::new(takers.map(|member| &member.endpoint));
+        let takers = members
+            .iter()
+            .zip(entry.members.values())
+            .filter(|(member, _)| member.takes_traffic)
+            .map(|(member, record)| (&member.endpoint, record.instance.since_ms));
+        let balance = Balance::new(
+            takers,
+            &entry.service.balancing,
+            entry.service.slow_start,
+            previous.map(|previous| &previous.balance),
+        );
         Self {
             key,
             protocol: entry.service.protocol,
             panic: matches!(choice, Choice::Panic),
             kept: matches!(choice, Choice::Kept(_)),
             balance,
+            ejection: entry.service.ejection,
             members,
             leader,
             metrics: handles,
@@ -183,6 +195,41 @@ impl ServiceTable {
 
     pub(super) fn pick(&self, ask: &Ask<'_>) -> Option<InFlight> {
         self.balance.pick(ask)
+    }
+
+    /// An attempt at one of the endpoints ended in a gateway error. Returns for how long that
+    /// ejects it, if it does.
+    pub(super) fn failed(&self, state: &EndpointState, now_us: u64) -> Option<Duration> {
+        let rule = self.ejection?;
+        if state.strikes.failed(now_us) < rule.errors().get() || !self.may_eject(state, now_us) {
+            return None;
+        }
+        let time_us = u64::try_from(rule.time().as_micros()).unwrap_or(u64::MAX);
+        if !state.strikes.eject(now_us, time_us) {
+            return None;
+        }
+        if self.ejected(now_us) > self.ejected_max(rule) {
+            // Another worker ejected another one at the same moment.
+            state.strikes.readmit();
+            return None;
+        }
+        self.metrics.ejections.inc();
+        Some(Duration::from_micros(state.ejected_until_us().saturating_sub(now_us)))
+    }
+
+    fn may_eject(&self, state: &EndpointState, now_us: u64) -> bool {
+        self.ejection.is_some_and(|rule| self.ejected(now_us) < self.ejected_max(rule))
+            && self.endpoints().any(|endpoint| std::ptr::eq(&*endpoint.state, state))
+    }
+
+    /// How many of those that take traffic may be ejected at a time.
+    fn ejected_max(&self, rule: Ejection) -> usize {
+        self.endpoints().count() * usize::from(rule.share_max().get()) / 100
+    }
+
+    /// How many of those that take traffic are ejected.
+    pub(crate) fn ejected(&self, now_us: u64) -> usize {
+        self.endpoints().filter(|endpoint| endpoint.state.ejected_until_us() > now_us).count()
     }
 
     /// Says that nothing more comes for the instances that `next` does not have.

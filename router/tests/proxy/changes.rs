@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use portolan_discovery::model::{Event, RouteName, Weight};
+use portolan_discovery::model::{Balancing, Event, RouteName, Service, ServiceName, Weight};
 use tokio::task::JoinSet;
 
 use super::instance::Instance;
 use super::peer::{Peer, within};
 use super::rig::{
-    Rig, draining, instance, instance_with, route, routed, service, until, web, without,
+    Rig, draining, instance, instance_with, put_service, route, routed, service, until, web,
+    without,
 };
 
 /// Clients that send GET and POST in turn until they are stopped, and count their responses.
@@ -100,7 +101,15 @@ async fn an_instance_that_stops_after_its_drain_takes_no_request_with_it() {
 async fn an_instance_that_dies_fails_what_it_had_under_way_and_nothing_later() {
     let (a, b) = (Instance::named("a").await, Instance::named("b").await);
     let dying = Instance::named("c").await;
-    let rig = Rig::with(&web(&[a.addr, b.addr, dying.addr]), |config| config.workers = 2);
+    let mut records = web(&[a.addr, b.addr, dying.addr]);
+    // Nobody learns from what fails, so that it goes on failing.
+    let named = Service::named(ServiceName::parse("web").unwrap());
+    records.push(put_service(&Service {
+        balancing: Balancing::RoundRobin,
+        ejection: None,
+        ..named
+    }));
+    let rig = Rig::with(&records, |config| config.workers = 2);
     let load = Load::start(rig.http, 16);
     until("some traffic", || dying.requests() > 200).await;
     load.forgiving.store(true, Ordering::Relaxed);

@@ -79,6 +79,11 @@ pub fn service(name: &str, keep_alive: bool) -> Event {
     put(Key::Service(name), encode(&record))
 }
 
+/// The record of a service.
+pub fn put_service(record: &Service) -> Event {
+    put(Key::Service(record.name.clone()), encode(record))
+}
+
 /// A route of every HTTP listener from `path` on any host to `to`.
 pub fn route(path: &str, to: &str) -> Route {
     Route {
@@ -169,6 +174,13 @@ impl Rig {
         let table = self.router.table();
         let service = table.service(&ServiceName::parse(service).unwrap()).unwrap();
         service.members().map(|member| member.endpoint.in_flight()).sum()
+    }
+
+    /// What its first instance is known to take.
+    pub fn latency(&self, service: &str) -> Option<Duration> {
+        let table = self.router.table();
+        let service = table.service(&ServiceName::parse(service).unwrap()).unwrap();
+        service.members().next().unwrap().endpoint.state.latency()
     }
 
     /// Waits until `service` has nothing under way.

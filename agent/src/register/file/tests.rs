@@ -75,6 +75,28 @@ fn the_main_configuration_has_the_same_in_one_table() {
     );
 }
 
+#[test]
+fn a_service_says_how_its_requests_are_spread() {
+    let service = |keys: &str| {
+        let text = format!("[service]\nname = \"web\"\n{keys}");
+        FolderFile::parse("web.toml", &text).unwrap().declared("web.toml").service
+    };
+    let usual = Service::named(ServiceName::parse("web").unwrap());
+    for keys in ["", "balance = \"p2c\"", "ejection = true", "ejection = {}"] {
+        assert_eq!(service(keys), usual, "{keys}");
+    }
+    assert_eq!(service("balance = \"round_robin\"").balancing, Balancing::RoundRobin);
+    assert_eq!(service("balance = \"least\"").balancing, Balancing::Least);
+    let hash = service("balance = \"hash\"\nhash_by = \"header:X-User\"").balancing;
+    assert_eq!(hash, Balancing::Hash("header:x-user".parse().unwrap()));
+    assert_eq!(service("slow_start = \"30s\"").slow_start, Some(Duration::from_secs(30)));
+    assert_eq!(service("ejection = false").ejection, None);
+    let rule = service("ejection = { errors = 3, time = \"5s\", share_max = 20 }").ejection;
+    let rule = rule.unwrap();
+    assert_eq!((rule.errors().get(), rule.share_max().get()), (3, 20));
+    assert_eq!(rule.time(), Duration::from_secs(5));
+}
+
 /// The error of a file that is a good one with `extra` as its last lines, from line 3 on.
 fn error(extra: &str) -> String {
     let text = format!("[service]\nname = \"web\"\n{extra}");
@@ -88,7 +110,7 @@ fn a_bad_file_is_refused_with_the_line_and_the_accepted_values() {
         (
             "protokoll = \"tcp\"",
             "web.toml:3: unknown field `protokoll`, expected one of `name`, `protocol`, \
-             `keep_alive`, `labels`",
+             `keep_alive`, `balance`, `hash_by`, `slow_start`, `ejection`, `labels`",
         ),
         (
             "[[instance]]\naddr = \"127.0.0.1\"",
@@ -103,6 +125,17 @@ fn a_bad_file_is_refused_with_the_line_and_the_accepted_values() {
             "[[instance]]\nid = \"A\"\naddr = \"127.0.0.1:80\"",
             "web.toml:4: \"A\" has the character 'A': names are lower-case letters, digits and '-'",
         ),
+        (
+            "balance = \"random\"",
+            "web.toml:3: unknown variant `random`, expected one of `p2c`, `round_robin`, `least`, \
+             `hash`",
+        ),
+        (
+            "balance = \"hash\"\nhash_by = \"user\"",
+            "web.toml:4: \"user\" is no hash_by: expected \"header:NAME\", \"cookie:NAME\" or \
+             \"source\"",
+        ),
+        ("ejection = { time = \"2h\" }", "web.toml:3: the time of an ejection is 1 ms to 1 hour"),
         (
             "\n[[check]]\nkind = \"ftp\"",
             "web.toml:5: unknown variant `ftp`, expected one of `http`, `https`, `tcp`, `exec`",

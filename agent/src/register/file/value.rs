@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
-use portolan_discovery::model::StatusRange;
-use serde::de::{Error, Unexpected, Visitor};
+use portolan_discovery::model::{Ejection, StatusRange};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// An address with a port that is not 0.
@@ -29,6 +31,42 @@ impl<'de> Deserialize<'de> for Span {
         humantime::parse_duration(&text)
             .map(Self)
             .map_err(|_| Error::invalid_value(Unexpected::Str(&text), &EXPECTED))
+    }
+}
+
+/// Whether and when instances are ejected where nothing is said.
+pub(super) fn usual_ejection() -> Option<Ejection> {
+    Some(Ejection::DEFAULT)
+}
+
+/// `false` for never, or `{ errors = 5, time = "30s", share_max = 50 }`.
+pub(super) fn ejection<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Ejection>, D::Error> {
+    from.deserialize_any(EjectionVisitor)
+}
+
+struct EjectionVisitor;
+
+impl<'de> Visitor<'de> for EjectionVisitor {
+    type Value = Option<Ejection>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("false or a table such as { errors = 5, time = \"30s\", share_max = 50 }")
+    }
+
+    fn visit_bool<E: Error>(self, wanted: bool) -> Result<Self::Value, E> {
+        Ok(wanted.then_some(Ejection::DEFAULT))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Raw {
+            errors: Option<NonZeroU32>,
+            time: Option<Span>,
+            share_max: Option<NonZeroU8>,
+        }
+        let Raw { errors, time, share_max } = Raw::deserialize(MapAccessDeserializer::new(map))?;
+        Ejection::new(errors, time.map(|span| span.0), share_max).map(Some).map_err(Error::custom)
     }
 }
 
