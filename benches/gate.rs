@@ -108,6 +108,7 @@ fn put_route(name: &str, host: &str, path: &str, service: usize) -> Event {
         rewrite: None,
         mirror: None,
         error_pages: None,
+        retry: None,
         body_bytes_max: None,
         created_ms: 0,
         origin: Origin::Api,
@@ -330,6 +331,7 @@ fn answered(mut given: Codec) -> Codec {
         date,
         request_id: None,
         via: FORWARD.via,
+        line: b"",
     };
     let response =
         parse_response(black_box(RESPONSE), &mut given.scratch, &given.facts, &Limits::DEFAULT);

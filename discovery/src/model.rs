@@ -27,7 +27,9 @@ pub use node::{Node, PortRange, RouterAck};
 pub use overrule::{Override, Scope, Word};
 pub use record::{Event, Kv, LeaseId, Revision};
 pub use route::{
-    Backend, Host, HostPattern, HttpRule, PathPattern, Predicates, Rewrite, Route, RouteTimeouts,
-    Rule,
+    Backend, Host, HostPattern, HttpRule, PathPattern, Predicates, RetryRule, Rewrite, Route,
+    RouteTimeouts, Rule,
 };
-pub use service::{Balancing, Ejection, HashBy, Protocol, Service};
+pub use service::{
+    Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, Service, Sticky,
+};

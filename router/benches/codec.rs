@@ -65,7 +65,8 @@ fn heads(criterion: &mut Criterion) {
     let request = parse_request(REQUEST, &mut scratch, &limits).ok().flatten();
     let request = request.expect("the request above is valid").facts();
     let date = b"Sun, 06 Nov 1994 08:49:37 GMT";
-    let deliver = Deliver { request, keep_alive: true, date, request_id: None, via: FORWARD.via };
+    let deliver =
+        Deliver { request, keep_alive: true, date, request_id: None, via: FORWARD.via, line: b"" };
     group.throughput(Throughput::Bytes(RESPONSE.len() as u64));
     group.bench_function("parse_and_rewrite_response", |bencher| {
         bencher.iter(|| {

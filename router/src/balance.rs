@@ -9,7 +9,7 @@ mod ramp;
 mod turns;
 mod weights;
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,15 @@ const NOISE: Cost = 1_000 * 16;
 /// Draws before a walk to the next candidate that can be had: with half of all ejected, one in
 /// 250 requests walks, which favours the neighbour a little.
 const DRAWS_MAX: usize = 8;
+
+/// What a pick did not find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// An endpoint that takes traffic and was not tried.
+    Instance,
+    /// Room at one of those that there are.
+    Room,
+}
 
 #[derive(Debug)]
 struct Candidate {
@@ -110,11 +119,36 @@ impl Balance {
     #[inline]
     pub(crate) fn pick(&self, ask: &Ask<'_>) -> Option<InFlight> {
         let (chosen, key) = self.choose(ask)?;
-        let begun = InFlight::begin(&chosen.endpoint);
-        Some(match key {
-            None => begun,
-            Some(key) => begun.keyed(key),
-        })
+        Some(keyed(InFlight::begin(&chosen.endpoint), key))
+    }
+
+    /// The same among those with less than `max` under way: the one that the policy chooses, or
+    /// whoever has room.
+    pub(crate) fn pick_below(&self, max: NonZeroU32, ask: &Ask<'_>) -> Result<InFlight, Lack> {
+        let (chosen, key) = self.choose(ask).ok_or(Lack::Instance)?;
+        let begin = |candidate: &Candidate| InFlight::begin_below(&candidate.endpoint, max);
+        if let Some(begun) = begin(chosen) {
+            return Ok(keyed(begun, key));
+        }
+        // Where an ejected one was chosen, there are only such.
+        let all_out = chosen.state.strikes.is_out(ask.now_us);
+        let from = self.weights.draw((mix(ask.random) >> 32) as u32);
+        let begun = (from..self.candidates.len())
+            .chain(0..from)
+            .filter(|index| match all_out {
+                true => self.is_untried(*index, ask),
+                false => self.can_be_had(*index, ask),
+            })
+            .find_map(|index| begin(&self.candidates[index]));
+        begun.map(|begun| keyed(begun, key)).ok_or(Lack::Room)
+    }
+
+    /// What the request's key comes to, if the policy goes by one.
+    pub(crate) fn key(&self, ask: &Ask<'_>) -> Option<u64> {
+        match &self.policy {
+            Policy::Hash(hash) => key::key(&hash.0, ask.key).map(NonZeroU64::get),
+            _ => None,
+        }
     }
 
     /// The candidate, and what its key came to if it was chosen by one.
@@ -326,6 +360,15 @@ impl Policy {
                 Self::Hash(Box::new((by.clone(), Maglev::new(named, before))))
             }
         }
+    }
+}
+
+/// Notes the key that led to it.
+#[inline]
+fn keyed(begun: InFlight, key: Option<NonZeroU64>) -> InFlight {
+    match key {
+        None => begun,
+        Some(key) => begun.keyed(key),
     }
 }
 

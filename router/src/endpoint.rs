@@ -5,15 +5,17 @@ mod latency;
 mod strikes;
 
 use std::net::SocketAddr;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use portolan_discovery::model::{InstanceId, ServiceName, Weight};
 
 use crate::metrics::ServiceMetrics;
+use crate::queue::Queue;
+use crate::sticky::{Cookie, Token};
 use latency::Latency;
 use strikes::Strikes;
 
@@ -31,7 +33,12 @@ pub struct EndpointState {
     pool_key: u64,
     pub(crate) latency: Latency,
     pub(crate) strikes: Strikes,
+    /// The line of its service, once that has had a limit: called when something ends.
+    queue: OnceLock<Arc<Queue>>,
 }
+
+// A pick reads all of it.
+const _: () = assert!(size_of::<EndpointState>() == 64);
 
 /// 0 is no key, so that it can mark an empty place.
 static NEXT_POOL_KEY: AtomicU64 = AtomicU64::new(1);
@@ -44,6 +51,7 @@ impl EndpointState {
             pool_key: NEXT_POOL_KEY.fetch_add(1, Ordering::Relaxed),
             latency: Latency::default(),
             strikes: Strikes::default(),
+            queue: OnceLock::new(),
         })
     }
 
@@ -86,6 +94,12 @@ impl EndpointState {
         self.strikes.succeeded(now_us);
     }
 
+    /// From now on, who ends something on it calls the line of its service.
+    pub(crate) fn tell(&self, queue: &Arc<Queue>) {
+        // A service has one line as long as it is in the table, so a second is the first.
+        self.queue.get_or_init(|| Arc::clone(queue));
+    }
+
     pub(crate) fn want_idle(&self, wanted: bool) {
         if self.idle_wanted() != wanted {
             self.idle_wanted.store(wanted, Ordering::Relaxed);
@@ -106,6 +120,8 @@ pub struct Endpoint {
     pub weight: Weight,
     /// Whether connections to it are kept for the next request.
     pub keep_alive: bool,
+    /// The cookie of its service, if that has one.
+    pub cookie: Option<Box<Cookie>>,
     /// What outlives the table.
     pub state: Arc<EndpointState>,
     /// The handles of its service.
@@ -125,18 +141,52 @@ impl Endpoint {
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
     key: Option<NonZeroU64>,
+    /// The request has the endpoint's cookie already.
+    named: bool,
 }
 
 impl InFlight {
     pub(crate) fn begin(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint: Arc::clone(endpoint), key: None }
+        Self { endpoint: Arc::clone(endpoint), key: None, named: false }
+    }
+
+    /// The same, unless it has `max` under way, over all workers.
+    pub(crate) fn begin_below(endpoint: &Arc<Endpoint>, max: NonZeroU32) -> Option<Self> {
+        let count = &endpoint.state.in_flight;
+        let mut before = count.load(Ordering::Relaxed);
+        while before < max.get() {
+            let after = before + 1;
+            match count.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    return Some(Self { endpoint: Arc::clone(endpoint), key: None, named: false });
+                }
+                Err(current) => before = current,
+            }
+        }
+        None
     }
 
     /// The same, picked by a key.
     pub(crate) fn keyed(mut self, key: NonZeroU64) -> Self {
         self.key = Some(key);
         self
+    }
+
+    /// The request's cookie says that it is to be this endpoint.
+    pub(crate) fn by_name(mut self) -> Self {
+        self.named = true;
+        self
+    }
+
+    /// The cookie to give to the client, if it needs one.
+    pub(crate) fn new_cookie(&self) -> Option<&Cookie> {
+        self.endpoint.cookie.as_deref().filter(|_| !self.named)
+    }
+
+    /// What the request's cookie says, if it is the endpoint's.
+    pub(crate) fn token(&self) -> Option<Token> {
+        if self.named { self.endpoint.cookie.as_ref().map(|cookie| cookie.token()) } else { None }
     }
 
     /// The endpoint.
@@ -160,7 +210,12 @@ impl Deref for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let before = self.endpoint.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let state = &self.endpoint.state;
+        let before = state.in_flight.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "what begins once ends once");
+        // After it: who waits sees the room, or is seen.
+        if let Some(queue) = state.queue.get() {
+            queue.call();
+        }
     }
 }

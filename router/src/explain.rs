@@ -129,6 +129,10 @@ pub struct BackendView {
     /// Whether instances of an earlier table take traffic, because nothing explains why all
     /// are gone.
     pub kept: bool,
+    /// The most that one instance has under way, if there is a limit.
+    pub in_flight_max: Option<u32>,
+    /// Requests that wait for an instance with room.
+    pub waiting: u32,
     /// Its instances, by id.
     pub endpoints: Vec<EndpointView>,
 }
@@ -213,6 +217,7 @@ impl Table {
         type Backend<'t> = (&'t ServiceName, u32, Option<&'t Arc<ServiceTable>>);
         let view = |((service, weight, table), leader_only): (Backend<'_>, bool)| {
             let endpoints = table.map(|table| endpoint_views(table)).unwrap_or_default();
+            let limit = table.and_then(|table| table.concurrency());
             BackendView {
                 leader_only,
                 service: service.clone(),
@@ -220,6 +225,8 @@ impl Table {
                 exists: table.is_some(),
                 panic: table.is_some_and(|table| table.is_panic()),
                 kept: table.is_some_and(|table| table.is_kept()),
+                in_flight_max: limit.map(|(limit, _)| limit.in_flight_max().get()),
+                waiting: limit.map_or(0, |(_, waiting)| waiting),
                 endpoints,
             }
         };

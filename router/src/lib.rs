@@ -25,8 +25,10 @@ mod mirror;
 mod pages;
 mod pool;
 mod proxy;
+mod queue;
 mod router;
 mod shed;
+mod sticky;
 mod table;
 mod tcp;
 mod tunnel;
@@ -45,8 +47,10 @@ pub use pages::{
     ErrorPage, ErrorPages, PAGE_BYTES_MAX, PLACES_MAX, PageError, PageFor, PageForError, PageKind,
     PageSet,
 };
+pub use queue::Queue;
 pub use router::{Bound, Router};
+pub use sticky::{Cookie, Token};
 pub use table::{
-    Compiled, Conflict, Headers, Member, PickError, Report, RequestView, RouteEntry, RouteFault,
-    ServiceTable, Table,
+    Compiled, Conflict, Full, Headers, Member, PickError, Report, RequestView, RouteEntry,
+    RouteFault, ServiceTable, Table,
 };

@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::cell::TableCell;
 use crate::clock;
+use crate::queue::QueueMetrics;
 
 /// Requests answered, by service and class of the status.
 pub const REQUESTS: &str = "portolan_router_requests_total";
@@ -21,6 +22,11 @@ pub const REQUEST_DURATION: &str = "portolan_router_request_duration_seconds";
 pub const IN_FLIGHT: &str = "portolan_router_in_flight";
 /// Attempts after the first, by service.
 pub const RETRIES: &str = "portolan_router_retries_total";
+/// Requests that wait for an instance with room, by service, where there is a limit.
+pub const QUEUE_LENGTH: &str = "portolan_router_queue_length";
+/// Requests that got no room, by service and cause: the line was `full`, or the wait ended in a
+/// `timeout`.
+pub const QUEUE_SHED: &str = "portolan_router_queue_shed_total";
 /// Connections to instances that did not open, by service.
 pub const CONNECT_FAILURES: &str = "portolan_router_connect_failures_total";
 /// Times that an instance was left alone for its errors, by service.
@@ -62,6 +68,8 @@ pub const REQUEST_BUCKETS: [f64; 13] =
 /// Bounds of [`COMPILE_DURATION`], in seconds.
 pub const COMPILE_BUCKETS: [f64; 8] = [0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.01, 0.1, 1.0];
 
+const FULL: &str = "full";
+const TIMEOUT: &str = "timeout";
 const RECEIVED: &str = "received";
 const SENT: &str = "sent";
 
@@ -119,6 +127,7 @@ pub struct Metrics {
     ejections: IntCounterVec,
     tcp_connections: IntCounterVec,
     tcp_bytes: IntCounterVec,
+    queue_shed: IntCounterVec,
     live: LiveCollector,
     connections_open: IntGaugeVec,
     connections: IntCounterVec,
@@ -170,6 +179,11 @@ impl Metrics {
                 TCP_BYTES,
                 "Bytes of TCP connections, as the client sees them.",
                 &["service", "direction"],
+            )?,
+            queue_shed: maker.counters(
+                QUEUE_SHED,
+                "Requests that got no room at an instance.",
+                &["service", "cause"],
             )?,
             live,
             connections_open: maker.gauges(
@@ -231,6 +245,12 @@ impl Metrics {
         })
     }
 
+    /// The handles of a line; for the compile that makes it.
+    pub(crate) fn queue(&self, service: &ServiceName) -> QueueMetrics {
+        let shed = |cause| self.queue_shed.with_label_values(&[service.as_str(), cause]);
+        QueueMetrics { full: shed(FULL), timeout: shed(TIMEOUT) }
+    }
+
     /// Takes the series of a service that is gone off the page.
     pub(crate) fn forget(&self, service: &ServiceName) {
         let name = service.as_str();
@@ -242,7 +262,10 @@ impl Metrics {
             let _ = self.tcp_bytes.remove_label_values(&[name, direction]);
         }
         let _ = self.duration.remove_label_values(&[name]);
-        for gauges in [&self.live.in_flight, &self.live.ejected] {
+        for cause in [FULL, TIMEOUT] {
+            let _ = self.queue_shed.remove_label_values(&[name, cause]);
+        }
+        for gauges in [&self.live.in_flight, &self.live.ejected, &self.live.queues] {
             let _ = gauges.remove_label_values(&[name]);
         }
         let counters =
@@ -264,6 +287,8 @@ impl Metrics {
 struct LiveCollector {
     in_flight: IntGaugeVec,
     ejected: IntGaugeVec,
+    /// How many wait; of services that have a line.
+    queues: IntGaugeVec,
     source: Arc<Mutex<Weak<TableCell>>>,
 }
 
@@ -273,6 +298,7 @@ impl LiveCollector {
         Ok(Self {
             in_flight: gauges(IN_FLIGHT, "Requests, tunnels and TCP connections under way.")?,
             ejected: gauges(EJECTED, "Instances that are left alone for their errors now.")?,
+            queues: gauges(QUEUE_LENGTH, "Requests that wait for an instance with room.")?,
             source: Arc::default(),
         })
     }
@@ -282,6 +308,7 @@ impl Collector for LiveCollector {
     fn desc(&self) -> Vec<&Desc> {
         let mut all = self.in_flight.desc();
         all.extend(self.ejected.desc());
+        all.extend(self.queues.desc());
         all
     }
 
@@ -294,10 +321,15 @@ impl Collector for LiveCollector {
                 service.metrics().in_flight.set(i64::try_from(sum).unwrap_or(i64::MAX));
                 let ejected = service.ejected(now_us);
                 service.metrics().ejected.set(i64::try_from(ejected).unwrap_or(i64::MAX));
+                if let Some(queue) = service.queue() {
+                    let waiting = self.queues.with_label_values(&[service.name().as_str()]);
+                    waiting.set(queue.waiting().into());
+                }
             }
         }
         let mut all = self.in_flight.collect();
         all.extend(self.ejected.collect());
+        all.extend(self.queues.collect());
         all
     }
 }

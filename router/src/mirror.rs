@@ -11,7 +11,7 @@ use std::time::Duration;
 use portolan_discovery::model::route::Percent;
 use tokio::io::AsyncWriteExt;
 
-use crate::balance::{Ask, Key, Tried};
+use crate::balance::Ask;
 use crate::buffer::{self, Buffer};
 use crate::clock::us_at;
 use crate::deadline::Timer;
@@ -178,12 +178,8 @@ impl Copy {
     }
 
     fn pick(&self, worker: &Worker) -> Option<InFlight> {
-        let ask = Ask {
-            random: worker.random(|rng| rng.u64(..)),
-            now_us: us_at(worker::now()),
-            key: Key::None,
-            tried: &Tried::none(),
-        };
+        let random = worker.random(|rng| rng.u64(..));
+        let ask = Ask { now_us: us_at(worker::now()), ..Ask::first(random) };
         worker.with_table(|table| self.route.pick_mirror(table, &ask))
     }
 

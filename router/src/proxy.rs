@@ -13,6 +13,7 @@ mod fault;
 mod pace;
 mod reply;
 mod upload;
+mod waiting;
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -24,6 +25,7 @@ use crate::linger::linger;
 use crate::worker::Client;
 use begin::{Begun, begin};
 use reply::Refusal;
+use waiting::Waiting;
 
 pub(crate) use budget::RetryBudget;
 pub(crate) use fault::{connect_fault, costs_budget, is_gateway_error};
@@ -63,6 +65,7 @@ pub(crate) async fn serve(client: Client, input: Buffer) {
     let mut wait = first_wait;
     loop {
         let after = match next(&mut conn, wait).await {
+            Next::Wait(waiting) => Box::pin(waiting.run(&mut conn)).await,
             Next::Forward(mut exchange) => exchange.run(&mut conn).await,
             Next::Refuse(refusal) => refusal.send(&mut conn).await,
             Next::Over => After::Close,
@@ -82,6 +85,8 @@ pub(crate) async fn serve(client: Client, input: Buffer) {
 /// What comes next on a connection.
 enum Next {
     Forward(Box<exchange::Exchange>),
+    /// No endpoint has room for it yet.
+    Wait(Box<Waiting>),
     Refuse(Box<Refusal>),
     /// The client has gone, or stayed away for too long.
     Over,
@@ -135,6 +140,7 @@ fn parsed(conn: &mut Conn) -> Option<Next> {
     match begin(conn) {
         Begun::More => None,
         Begun::Forward(exchange) => Some(Next::Forward(exchange)),
+        Begun::Wait(waiting) => Some(Next::Wait(waiting)),
         Begun::Refuse(refusal) => Some(Next::Refuse(refusal)),
     }
 }

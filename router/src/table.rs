@@ -30,13 +30,14 @@ use portolan_discovery::model::{
 use portolan_discovery::snapshot::{Snapshot, State};
 
 pub use compile::{Compiled, Conflict, Report, RouteFault};
-pub use entry::{PickError, RouteEntry};
+pub use entry::{Full, PickError, RouteEntry};
 pub use request::{Headers, RequestView};
 pub use service::{Member, ServiceTable};
 
 pub(crate) use request::Lack;
 
-use crate::endpoint::Endpoint;
+use crate::balance::Ask;
+use crate::endpoint::{Endpoint, InFlight};
 use hosts::Hosts;
 use index::Index;
 use service::ServiceKey;
@@ -114,6 +115,18 @@ impl Table {
     pub fn failed(&self, endpoint: &Endpoint, now_us: u64, elapsed_us: u64) -> Option<Duration> {
         endpoint.state.latency.failed(now_us, elapsed_us);
         self.service(&endpoint.service)?.failed(&endpoint.state, now_us)
+    }
+
+    /// Picks an endpoint of a service, whatever the route.
+    pub(crate) fn pick_of(
+        &self,
+        service: &ServiceName,
+        ask: &Ask<'_>,
+    ) -> Result<InFlight, PickError> {
+        match self.service(service) {
+            Some(service) => entry::picked(service, ask, false),
+            None => Err(PickError::UnknownService { service: service.clone() }),
+        }
     }
 
     fn by_key(&self, key: &ServiceKey) -> Option<&Arc<ServiceTable>> {

@@ -3,6 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use crate::endpoint::InFlight;
 use crate::h1::Reason;
 use crate::pool;
 use crate::proxy::{connect_fault, costs_budget, is_gateway_error};
+use crate::queue;
 use crate::table::{PickError, RouteEntry};
 use crate::tunnel::{self, End, Pipe};
 use crate::worker::{Client, now};
 
 /// Serves one client, of whom `input` has come already, until both directions have ended.
 pub(crate) async fn serve(mut client: Client, input: Buffer) {
-    let opened = open(&client).await;
+    let opened = open(&mut client).await;
     let ended = match opened {
         Ok((picked, mut upstream, idle)) => {
             relay(&mut client, input, &mut upstream, &picked, idle).await
@@ -61,16 +63,20 @@ async fn relay(
 }
 
 /// Connects to an instance of the listener's route, to another one if the first refuses.
-async fn open(client: &Client) -> Result<(InFlight, TcpStream, Duration), Reason> {
-    let worker = &client.worker;
+async fn open(client: &mut Client) -> Result<(InFlight, TcpStream, Duration), Reason> {
+    let worker = Rc::clone(&client.worker);
     let route = worker.with_table(|table| table.tcp_route(&client.listener.name).cloned());
     let route = route.ok_or(Reason::NoRoute)?;
     worker.budget.request();
     let mut tried = Tried::none();
     let mut failed = None;
     loop {
-        let picked = match worker.pick(&route, Key::Source(client.peer), &tried) {
+        let picked = match worker.pick(&route, Key::Source(client.peer), None, &tried) {
             Ok(picked) => picked,
+            Err(PickError::Full(full)) => match failed {
+                None => Box::pin(queue::wait(client, &full, None)).await?,
+                Some(failed) => return Err(failed),
+            },
             Err(PickError::NoInstance { .. }) => return Err(failed.unwrap_or(Reason::NoInstance)),
             Err(PickError::UnknownService { .. }) => return Err(Reason::BadReference),
         };

@@ -37,7 +37,8 @@ use crate::pages::ErrorPages;
 use crate::pool::Pool;
 use crate::proxy::{self, RetryBudget};
 use crate::shed::{self, Cause};
-use crate::table::{PickError, RouteEntry, Table};
+use crate::sticky::Token;
+use crate::table::{Full, PickError, RouteEntry, Table};
 use crate::tcp;
 use clock::Clock;
 use metrics::WorkerMetrics;
@@ -100,6 +101,8 @@ pub(crate) struct Worker {
     sources: Option<Sources>,
     /// Told when a connection has ended.
     ended: Notify,
+    /// Told when any worker has moved to a newer table.
+    pub(crate) moved: Arc<Notify>,
 }
 
 /// A client connection and what it was accepted with.
@@ -155,6 +158,7 @@ impl Worker {
             mirrored: Cell::new(0),
             sources: limits.connections_per_source_max.map(Sources::new),
             ended: Notify::new(),
+            moved: Arc::clone(&start.moved),
         })
     }
 
@@ -168,10 +172,11 @@ impl Worker {
         &self,
         route: &RouteEntry,
         key: Key<'_>,
+        token: Option<Token>,
         tried: &Tried,
     ) -> Result<InFlight, PickError> {
         let random = self.random(|rng| rng.u64(..));
-        let ask = Ask { random, now_us: us_at(now()), key, tried };
+        let ask = Ask { now_us: us_at(now()), token, key, tried, ..Ask::first(random) };
         self.with_table(|table| route.pick(table, &ask))
     }
 
@@ -185,6 +190,15 @@ impl Worker {
                 "instance ejected for its errors"
             );
         }
+    }
+
+    /// Picks for the first of those who wait for a service.
+    pub(crate) fn pick_first(&self, full: &Full, key: Key<'_>) -> Result<InFlight, PickError> {
+        let random = self.random(|rng| rng.u64(..));
+        let key = full.key.map_or(key, Key::Again);
+        let first = Ask { is_first: true, token: full.token, ..Ask::first(random) };
+        let ask = Ask { now_us: us_at(now()), key, ..first };
+        self.with_table(|table| table.pick_of(&full.service, &ask))
     }
 
     /// Draws from the worker's own source.

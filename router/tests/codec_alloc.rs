@@ -75,6 +75,7 @@ fn pass_all(scratch: &mut HeadScratch, out: &mut Vec<u8>) {
                 date: DATE,
                 request_id: None,
                 via: forward.via,
+                line: b"",
             };
             // A coding that an old client cannot read is refused, and that is free too.
             let _ = response.write_client(&deliver, out);

@@ -30,12 +30,18 @@ mod pages;
 #[expect(dead_code, reason = "shared with the tests of the rules, which use the rest of it")]
 #[path = "proxy/peer.rs"]
 mod peer;
+#[path = "proxy/queue.rs"]
+mod queue;
 #[path = "proxy/raw.rs"]
 mod raw;
+#[path = "proxy/retries.rs"]
+mod retries;
 #[path = "proxy/rig.rs"]
 mod rig;
 #[path = "proxy/routes.rs"]
 mod routes;
+#[path = "proxy/sticky.rs"]
+mod sticky;
 #[path = "proxy/tcp.rs"]
 mod tcp;
 #[path = "proxy/tunnels.rs"]

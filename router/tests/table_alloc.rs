@@ -6,9 +6,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use portolan_discovery::model::{Balancing, HashBy, Service};
+use portolan_discovery::model::{Balancing, Concurrency, HashBy, Service, Sticky};
 use portolan_router::{Ask, Key, RequestView, TableCell, Tried};
 
 #[path = "table/world.rs"]
@@ -145,4 +146,30 @@ fn reading_matching_and_picking_allocate_nothing() {
     });
     assert_eq!(found, 6000);
     assert_eq!(count, 0);
+}
+
+#[test]
+fn a_cookie_and_a_limit_allocate_nothing_while_there_is_room() {
+    let record = Service {
+        sticky: Some(Sticky { cookie: "ID".parse().unwrap(), max_age_s: None }),
+        concurrency: Some(Concurrency::new(9.try_into().unwrap(), None, None).unwrap()),
+        ..Service::named(service_name("web"))
+    };
+    let mut events = vec![put_record(&record), put_route(&route("r", "a.test", "/"))];
+    events.extend((0..4).map(|i| up("web", &format!("a{i}"))));
+    let world = World::of(&events);
+    let main = listener("main");
+    let entry = world.table.route(&RequestView::get(&main, "a.test", "/")).unwrap();
+    for cookie in ["ID=0123456789abcdef; a=b", "a=b"] {
+        let headers = vec![("Cookie".to_owned(), cookie.to_owned())];
+        let view = RequestView { headers: &headers, ..RequestView::get(&main, "a.test", "/") };
+        let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let count = allocations(|| {
+            for random in 0..100 {
+                let ask = Ask { key: Key::Request(&view, source), ..Ask::first(random << 57) };
+                drop(black_box(entry.pick(&world.table, &ask).unwrap()));
+            }
+        });
+        assert_eq!(count, 0, "{cookie}");
+    }
 }

@@ -192,6 +192,10 @@ fn outcome(backend: &BackendView, endpoint: &EndpointView) -> String {
     if leader_only && endpoint.takes_traffic && !endpoint.leader {
         return "takes none: another one leads".to_owned();
     }
+    let is_full = |max: &u32| endpoint.takes_traffic && endpoint.in_flight >= u64::from(*max);
+    if let Some(max) = backend.in_flight_max.filter(is_full) {
+        return format!("is full: {max} under way, {} wait", backend.waiting);
+    }
     let state = endpoint.state.word();
     let by = endpoint
         .overridden_by

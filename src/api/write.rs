@@ -76,6 +76,8 @@ pub(super) async fn put_service(
             .unwrap_or_default()
             .record()
             .map_err(|error| ApiError::invalid(error, "leave it out for the default"))?,
+        sticky: call.sticky.map(|view| view.record().map_err(invalid)).transpose()?,
+        concurrency: call.concurrency.map(|view| view.record().map_err(invalid)).transpose()?,
         labels: call.labels,
     };
     Ok(done(&context.commands.put_service(service).await?))
@@ -162,6 +164,9 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
             return Err(ApiError::invalid(error, "remove them"));
         }
     };
+    if call.retry.is_some() && rule == Rule::Tcp {
+        return Err(invalid("what passes over TCP has no status".to_owned()));
+    }
     let backend = |view: &BackendView| {
         Ok(Backend {
             service: parsed(&view.service, "")?,
@@ -183,11 +188,19 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
         },
         rewrite: call.rewrite.as_ref().map(rewrite).transpose()?,
         mirror: call.mirror.as_ref().map(mirror).transpose()?,
+        retry: match &call.retry {
+            Some(view) => Some(Box::new(view.record().map_err(invalid)?)),
+            None => None,
+        },
         body_bytes_max: call.body_bytes_max,
         error_pages: call.error_pages.as_deref().map(|name| parsed(name, "")).transpose()?,
         origin: Origin::Api,
         created_ms: 0,
     })
+}
+
+fn invalid(what: String) -> ApiError {
+    ApiError::invalid(what, "")
 }
 
 fn rewrite(view: &RewriteView) -> Result<Box<Rewrite>, ApiError> {

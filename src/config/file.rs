@@ -159,6 +159,7 @@ pub(super) struct RouteFile {
     pub(super) query: Matches<ParameterName>,
     pub(super) rewrite: Option<Spanned<RewriteFile>>,
     pub(super) mirror: Option<Spanned<MirrorFile>>,
+    pub(super) retry: Option<Spanned<RetryFile>>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) request_timeout: Option<Span>,
@@ -180,6 +181,13 @@ pub(super) struct RewriteFile {
 pub(super) struct MirrorFile {
     pub(super) service: ServiceName,
     pub(super) percent: Option<Percent>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryFile {
+    pub(super) attempts: Option<u8>,
+    pub(super) statuses: Option<Vec<u16>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -326,6 +326,28 @@ pub const SETTINGS: &[Setting] = &[
         "such a table, or false",
         "After so many gateway errors in a row (no connection, no answer or a broken one, 502, 503, 504) an instance is left alone for that time, for longer with each time in a row (up to ten times), at most `share_max` per cent of the instances at once. One that nobody else can stand in for is used all the same.",
     ),
+    row(
+        "[[services]]",
+        "sticky",
+        "off",
+        "{ cookie = \"NAME\", max_age = \"1h\" }",
+        "A cookie keeps a client with the instance that served it, as long as that takes traffic and has room. Without `max_age` until the browser is closed.",
+    ),
+    row(
+        "[[services]]",
+        "in_flight_max",
+        "no limit",
+        "1 to 4294967295",
+        "The most requests and tunnels that one router has under way on one instance.",
+    ),
+    row(
+        "[[services]]",
+        "queue_max",
+        "1024",
+        "0 to 65536",
+        "Requests of one router that wait, first come first served, while all instances have in_flight_max under way; one more gets 503.",
+    ),
+    row("[[services]]", "queue_wait", "5s", DURATION, "How long a request waits, then 503."),
     row("[[services]]", "labels", "none", TEXTS, "Free key-value pairs."),
     row(
         "[[services]]",
@@ -397,6 +419,13 @@ pub const SETTINGS: &[Setting] = &[
         "none",
         "{ service = \"NAME\", percent = 100 }",
         "A service that gets copies of so many requests; its answers are thrown away, and the requests know nothing of them. Bodies up to 64 KiB of known length are copied, 256 copies a worker are under way at most; other requests have no copy. portolan_router_mirrored_total counts.",
+    ),
+    row(
+        "[[routes]]",
+        "retry",
+        "off",
+        "{ attempts = 2, statuses = [502, 503, 504] }",
+        "An answer with one of `statuses` (400 to 599) is not sent on: the request is tried on another instance, up to `attempts` (2 to 4) in all, if its method is idempotent and it is still at hand. An answer with `Retry-After` is sent on, and so is the last. Counts against the retry budget.",
     ),
     row("[[routes]]", "service", "this or backends", "name of a service", "Where it leads."),
     row(

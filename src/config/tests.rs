@@ -349,6 +349,28 @@ fn error_pages_are_read_at_once_and_blamed_in_their_place() {
 }
 
 #[test]
+fn a_route_says_which_answers_are_tried_again() {
+    let read = |more: &str| {
+        let text = format!("[[routes]]\nservice = \"a\"\n{more}");
+        Config::parse(Path::new("p.toml"), &text)
+    };
+    let retry = |more: &str| read(more).unwrap().routes[0].retry.clone();
+    assert_eq!(retry(""), None);
+    let all = retry("retry = {}").unwrap();
+    assert_eq!((all.attempts(), all.statuses()), (2, &[502, 503, 504][..]));
+    let some = retry("retry = { attempts = 3, statuses = [503] }").unwrap();
+    assert_eq!((some.attempts(), some.statuses()), (3, &[503][..]));
+    for (more, message) in [
+        ("retry = { attempts = 5 }", "p.toml:3:9: attempts are 2 to 4"),
+        ("retry = { statuses = [200] }", "p.toml:3:9: statuses are"),
+        ("retry = { tries = 2 }", "unknown field `tries`"),
+    ] {
+        let error = read(more).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nowhere/p.toml")).unwrap_err().to_string();
     assert!(error.starts_with("/nowhere/p.toml: cannot read"), "{error}");

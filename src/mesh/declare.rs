@@ -226,6 +226,7 @@ mod tests {
             rewrite: None,
             mirror: None,
             error_pages: None,
+            retry: None,
             body_bytes_max: None,
             origin,
             created_ms: 7,

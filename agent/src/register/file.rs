@@ -6,10 +6,12 @@ mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
-use portolan_discovery::model::service::{BalanceWord, BalancingError};
+use portolan_discovery::model::service::{BalanceWord, BalancingError, ConcurrencyError};
 use portolan_discovery::model::{
-    Balancing, Ejection, HashBy, InstanceId, Origin, Protocol, Service, ServiceName, Weight,
+    Balancing, Concurrency, Ejection, HashBy, InstanceId, Origin, Protocol, Service, ServiceName,
+    Sticky, Weight,
 };
 use serde::Deserialize;
 
@@ -101,6 +103,11 @@ struct RawService {
     protocol: Protocol,
     #[serde(default = "yes")]
     keep_alive: bool,
+    #[serde(default, deserialize_with = "value::sticky")]
+    sticky: Option<Sticky>,
+    in_flight_max: Option<NonZeroU32>,
+    queue_max: Option<u32>,
+    queue_wait: Option<value::Span>,
     #[serde(default)]
     balance: BalanceWord,
     hash_by: Option<HashBy>,
@@ -119,6 +126,11 @@ struct RawTable {
     protocol: Protocol,
     #[serde(default = "yes")]
     keep_alive: bool,
+    #[serde(default, deserialize_with = "value::sticky")]
+    sticky: Option<Sticky>,
+    in_flight_max: Option<NonZeroU32>,
+    queue_max: Option<u32>,
+    queue_wait: Option<value::Span>,
     #[serde(default)]
     balance: BalanceWord,
     hash_by: Option<HashBy>,
@@ -157,6 +169,8 @@ enum BodyError {
     SameId { service: ServiceName, id: InstanceId },
     #[error(transparent)]
     Balancing(#[from] BalancingError),
+    #[error(transparent)]
+    Concurrency(#[from] ConcurrencyError),
 }
 
 fn body(
@@ -177,6 +191,14 @@ fn body(
     Ok(Body { service, instances: all })
 }
 
+fn concurrency(
+    in_flight_max: Option<NonZeroU32>,
+    queue_max: Option<u32>,
+    queue_wait: Option<value::Span>,
+) -> Result<Option<Concurrency>, BodyError> {
+    Ok(Concurrency::from_keys(in_flight_max, queue_max, queue_wait.map(|span| span.0))?)
+}
+
 /// The id of an instance without one: its address as a label, such as `127-0-0-1-8080`.
 pub fn id_of(addr: SocketAddr) -> InstanceId {
     let segments: Vec<String> = match addr.ip() {
@@ -191,20 +213,20 @@ impl TryFrom<RawFile> for FolderFile {
     type Error = BodyError;
 
     fn try_from(raw: RawFile) -> Result<Self, BodyError> {
-        let RawService {
-            name,
-            protocol,
-            keep_alive,
-            balance,
-            hash_by,
-            slow_start,
-            ejection,
-            labels,
-        } = raw.service;
-        let balancing = Balancing::of(balance, hash_by)?;
-        let slow_start = slow_start.map(|span| span.0);
-        let service =
-            Service { name, protocol, keep_alive, balancing, slow_start, ejection, labels };
+        let raw_service = raw.service;
+        let concurrency =
+            concurrency(raw_service.in_flight_max, raw_service.queue_max, raw_service.queue_wait)?;
+        let service = Service {
+            name: raw_service.name,
+            protocol: raw_service.protocol,
+            keep_alive: raw_service.keep_alive,
+            sticky: raw_service.sticky,
+            concurrency,
+            balancing: Balancing::of(raw_service.balance, raw_service.hash_by)?,
+            slow_start: raw_service.slow_start.map(|span| span.0),
+            ejection: raw_service.ejection,
+            labels: raw_service.labels,
+        };
         body(service, raw.instance, raw.check).map(Self)
     }
 }
@@ -213,11 +235,18 @@ impl TryFrom<RawTable> for ServiceFile {
     type Error = BodyError;
 
     fn try_from(raw: RawTable) -> Result<Self, BodyError> {
-        let RawTable { name, protocol, keep_alive, labels, instances, checks, .. } = raw;
-        let balancing = Balancing::of(raw.balance, raw.hash_by)?;
-        let (slow_start, ejection) = (raw.slow_start.map(|span| span.0), raw.ejection);
-        let service =
-            Service { name, protocol, keep_alive, balancing, slow_start, ejection, labels };
+        let service = Service {
+            name: raw.name,
+            protocol: raw.protocol,
+            keep_alive: raw.keep_alive,
+            sticky: raw.sticky,
+            concurrency: concurrency(raw.in_flight_max, raw.queue_max, raw.queue_wait)?,
+            balancing: Balancing::of(raw.balance, raw.hash_by)?,
+            slow_start: raw.slow_start.map(|span| span.0),
+            ejection: raw.ejection,
+            labels: raw.labels,
+        };
+        let RawTable { instances, checks, .. } = raw;
         body(service, instances, checks).map(Self)
     }
 }

@@ -5,6 +5,7 @@ mod mirror;
 mod path;
 mod pattern;
 mod predicate;
+mod retry;
 
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub use pattern::{Pattern, PatternError, REGEX_BYTES_MAX, REGEX_PROGRAM_BYTES_MA
 pub use predicate::{
     HeaderName, MATCH_NAME_BYTES_MAX, MATCH_VALUE_BYTES_MAX, MATCHES_MAX, METHODS_MAX, Matches,
     MethodName, ParameterName, PredicateError, Predicates, ValuePattern,
+};
+pub use retry::{
+    RETRY_ATTEMPTS_DEFAULT, RETRY_ATTEMPTS_MAX, RETRY_STATUSES_DEFAULT, RetryRule, RetryRuleError,
 };
 
 /// The waits of one route; `None` takes the router's default.
@@ -176,6 +180,9 @@ pub struct Route {
     /// Who gets copies of its requests; mostly nobody. For HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<Box<Mirror>>,
+    /// Which answers are tried on another instance; mostly none. For HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Box<RetryRule>>,
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,

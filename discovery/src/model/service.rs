@@ -1,7 +1,9 @@
 //! A service: a name with instances.
 
 mod balancing;
+mod concurrency;
 mod ejection;
+mod sticky;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +17,11 @@ pub use ejection::{
     EJECTION_ERRORS_DEFAULT, EJECTION_SHARE_DEFAULT, EJECTION_TIME_DEFAULT, EJECTION_TIME_MAX,
     Ejection, EjectionError,
 };
+
+pub use concurrency::{
+    Concurrency, ConcurrencyError, QUEUE_MAX, QUEUE_MAX_DEFAULT, QUEUE_WAIT_DEFAULT,
+};
+pub use sticky::{COOKIE_NAME_BYTES_MAX, CookieName, CookieNameError, Sticky};
 
 /// What a service speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +59,12 @@ pub struct Service {
     /// When an instance that answers badly is left alone for a while; none is never.
     #[serde(default = "ejection", skip_serializing_if = "is_usual")]
     pub ejection: Option<Ejection>,
+    /// The cookie that keeps a client with its instance; mostly none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// How much one instance does at a time; mostly no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// Free key-value pairs for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -67,6 +80,8 @@ impl Service {
             balancing: Balancing::P2c,
             slow_start: None,
             ejection: ejection(),
+            sticky: None,
+            concurrency: None,
             labels: BTreeMap::new(),
         }
     }

@@ -35,6 +35,7 @@ fn route(text: &str) -> Route {
         rewrite: None,
         mirror: None,
         error_pages: None,
+        retry: None,
         body_bytes_max: None,
         origin: Origin::Config(NodeName::parse("n1").unwrap()),
         created_ms: 0,

@@ -2,12 +2,17 @@
 
 use std::net::IpAddr;
 
+use portolan_discovery::model::route::RETRY_ATTEMPTS_MAX;
+
+use crate::sticky::Token;
 use crate::table::RequestView;
 
 /// The most retries that a configuration may ask for.
 pub const RETRIES_MAX: usize = 3;
 /// The most attempts of one request.
 pub const ATTEMPTS_MAX: usize = RETRIES_MAX + 1;
+
+const _: () = assert!(RETRY_ATTEMPTS_MAX as usize <= ATTEMPTS_MAX, "each attempt is noted");
 
 /// Who asks for an endpoint, and when.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +21,10 @@ pub struct Ask<'a> {
     pub random: u64,
     /// Microseconds of Unix time, by a clock that never steps.
     pub now_us: u64,
+    /// What the request's cookie was found to say by an earlier pick.
+    pub token: Option<Token>,
+    /// It is the first of those who wait for its service, so it waits for nobody else.
+    pub is_first: bool,
     /// What keeps a client with an instance, where a service wants that.
     pub key: Key<'a>,
     /// The endpoints that were tried: none of them is picked.
@@ -25,7 +34,14 @@ pub struct Ask<'a> {
 impl Ask<'_> {
     /// A first attempt of somebody unknown, at the beginning of time.
     pub const fn first(random: u64) -> Self {
-        Self { random, now_us: 0, key: Key::None, tried: &Tried::NONE }
+        Self {
+            random,
+            now_us: 0,
+            token: None,
+            is_first: false,
+            key: Key::None,
+            tried: &Tried::NONE,
+        }
     }
 }
 

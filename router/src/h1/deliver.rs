@@ -23,6 +23,8 @@ pub struct Deliver<'a> {
     /// The [`Via`](super::Via) line for the upstream's version, whole; empty adds none. Interim
     /// responses go without: a gateway may choose, and they are to be small and early.
     pub via: &'a [u8],
+    /// A line more, whole, such as the cookie of a sticky service; empty adds none.
+    pub line: &'a [u8],
 }
 
 /// How the body goes from the upstream to the client.
@@ -91,6 +93,7 @@ impl Response<'_> {
             out.extend_from_slice(b"Connection: upgrade\r\n");
             push_line(out, b"Upgrade", upgrade.token().as_bytes());
             out.extend_from_slice(deliver.via);
+            out.extend_from_slice(deliver.line);
         }
         out.extend_from_slice(b"\r\n");
         Ok(delivery)
@@ -154,6 +157,7 @@ impl Response<'_> {
             out.extend_from_slice(b"chunked\r\n");
         }
         out.extend_from_slice(deliver.via);
+        out.extend_from_slice(deliver.line);
         if !self.dated {
             push_line(out, b"Date", deliver.date);
         }

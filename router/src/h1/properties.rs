@@ -231,7 +231,8 @@ fn check_response(bytes: &[u8], request: RequestFacts) {
     let facts = response.facts();
     assert!(!facts.reusable || facts.body != BodyFraming::Close);
     let keep_alive = request.keep_alive;
-    let deliver = Deliver { request, keep_alive, date: DATE, request_id: Some(b"id"), via: b"" };
+    let deliver =
+        Deliver { request, keep_alive, date: DATE, request_id: Some(b"id"), via: b"", line: b"" };
     let mut out = Vec::new();
     let Ok(delivery) = response.write_client(&deliver, &mut out) else { return };
     if out.is_empty() {

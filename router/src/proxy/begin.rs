@@ -3,20 +3,25 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Conn;
 use super::exchange::Exchange;
 use super::reply::{Form, Refusal};
 use super::upload::Upload;
-use crate::balance::{Ask, Key, Tried};
+use super::waiting::Waiting;
+use crate::balance::{Ask, Key};
 use crate::buffer;
 use crate::clock::us_at;
+use crate::deadline::Tick;
+use crate::endpoint::InFlight;
 use crate::h1::{
     BodyFraming, Forward, Limits, Method, Reason, Request, RequestFacts, Scheme, parse_request,
 };
+use crate::metrics::ServiceMetrics;
 use crate::mirror::Copy;
 use crate::shed::Cause;
-use crate::table::{PickError, RequestView, RouteEntry};
+use crate::table::{Full, PickError, RequestView, RouteEntry};
 use crate::worker;
 
 /// The identifier that a request carries through the cluster.
@@ -76,12 +81,30 @@ fn hex(value: u128) -> [u8; 32] {
     digits
 }
 
+/// A request whose head is read, and written for whichever instance it goes to.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) facts: RequestFacts,
+    pub(super) id: RequestId,
+    /// The client would rather have errors as JSON than as a page.
+    pub(super) json: bool,
+    pub(super) started: Instant,
+    /// When all of it has to be over, if its route says so.
+    pub(super) ends: Option<Tick>,
+    pub(super) route: Arc<RouteEntry>,
+    pub(super) upload: Upload,
+    /// The client came by https, at least to the proxy before us.
+    pub(super) is_secure: bool,
+}
+
 /// What a request head has led to.
 pub(super) enum Begun {
     /// It is not complete.
     More,
     /// An endpoint is picked, and the head for it is written.
     Forward(Box<Exchange>),
+    /// All endpoints are full.
+    Wait(Box<Waiting>),
     /// The router answers itself.
     Refuse(Box<Refusal>),
 }
@@ -101,28 +124,58 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
     worker.budget.request();
     let json = worker.gives_json() && request.prefers_json();
     let begun = match choose(conn, &request, us_at(started)) {
-        Ok((route, picked)) => {
-            let mut head = buffer::head();
-            write_head(conn, &request, &route, &id, &mut head);
-            let limits = Limits {
-                body_bytes_max: route.body_bytes_max.unwrap_or(u64::MAX),
-                ..worker.limits.http
-            };
-            let copy = route
-                .mirrors()
-                .and_then(|percent| Copy::begin(worker, &route, percent, facts, &head));
-            let mut upload = Upload::new(head, facts.body, limits);
-            upload.copy = copy;
-            let mut exchange =
-                Box::new(Exchange::new(facts, id, started, route, picked, upload, worker));
-            exchange.json = json;
-            Begun::Forward(exchange)
+        Ok((route, Chosen::Picked(picked))) => {
+            let may_get_cookie = picked.cookie.is_some();
+            let order = order(conn, &request, id, json, started, route, may_get_cookie);
+            Begun::Forward(Box::new(Exchange::new(order, picked, started, worker)))
+        }
+        Ok((route, Chosen::Full(full))) => {
+            let order = order(conn, &request, id, json, started, route, true);
+            Begun::Wait(Box::new(Waiting { order, full }))
         }
         Err(refused) => Begun::Refuse(Box::new(refused.refusal(facts, id, json, started))),
     };
     let head_len = request.head_len();
     conn.input.consume(head_len);
     begun
+}
+
+/// Where a request goes.
+enum Chosen {
+    Picked(InFlight),
+    /// To one of a service's endpoints, when one has room.
+    Full(Box<Full>),
+}
+
+#[inline]
+fn order(
+    conn: &Conn,
+    request: &Request<'_>,
+    id: RequestId,
+    json: bool,
+    started: Instant,
+    route: Arc<RouteEntry>,
+    may_get_cookie: bool,
+) -> Order {
+    let worker = &conn.client.worker;
+    let facts = request.facts();
+    let mut head = buffer::head();
+    write_head(conn, request, &route, &id, &mut head);
+    let limits =
+        Limits { body_bytes_max: route.body_bytes_max.unwrap_or(u64::MAX), ..worker.limits.http };
+    let ends = route.timeouts().request.map(|wait| worker.wheel.now().after(wait));
+    let copy =
+        route.mirrors().and_then(|percent| Copy::begin(worker, &route, percent, facts, &head));
+    let mut upload = Upload::new(head, facts.body, limits);
+    upload.copy = copy;
+    let is_secure = may_get_cookie && conn.trusted && came_by_https(request);
+    Order { facts, id, json, started, ends, route, upload, is_secure }
+}
+
+/// Whether the proxy before us says so.
+fn came_by_https(request: &Request<'_>) -> bool {
+    let is_https = |proto: &[u8]| proto.trim_ascii().eq_ignore_ascii_case(b"https");
+    request.header("x-forwarded-proto").is_some_and(is_https)
 }
 
 /// No endpoint was chosen.
@@ -135,7 +188,8 @@ struct Refused {
 /// Why no endpoint was chosen.
 enum Why {
     Reason(Reason),
-    Pick(PickError),
+    /// No instance of a service takes traffic: that counts for the service.
+    NoInstance(Arc<ServiceMetrics>),
     /// RFC 9110 §7.6.2: it was for this hop.
     LastHop,
 }
@@ -145,21 +199,12 @@ impl Refused {
         Self { why, route: Some(Arc::clone(route)) }
     }
 
-    fn refusal(
-        self,
-        facts: RequestFacts,
-        id: RequestId,
-        json: bool,
-        started: std::time::Instant,
-    ) -> Refusal {
+    fn refusal(self, facts: RequestFacts, id: RequestId, json: bool, started: Instant) -> Refusal {
         let form = Form { route: self.route, json };
         match self.why {
             Why::Reason(reason) => Refusal::of_request(reason, facts, id, form),
             Why::LastHop => Refusal::at_last_hop(facts, id),
-            Why::Pick(PickError::UnknownService { .. }) => {
-                Refusal::of_request(Reason::BadReference, facts, id, form)
-            }
-            Why::Pick(PickError::NoInstance { metrics, .. }) => {
+            Why::NoInstance(metrics) => {
                 let seconds = (worker::now() - started).as_secs_f64();
                 metrics.answered(Reason::NoInstance.status(), seconds);
                 Refusal::of_request(Reason::NoInstance, facts, id, form)
@@ -185,7 +230,7 @@ fn choose(
     conn: &Conn,
     request: &Request<'_>,
     now_us: u64,
-) -> Result<(Arc<RouteEntry>, crate::endpoint::InFlight), Refused> {
+) -> Result<(Arc<RouteEntry>, Chosen), Refused> {
     let worker = &conn.client.worker;
     let facts = request.facts();
     if buffer::is_exhausted() {
@@ -204,7 +249,7 @@ fn choose(
     let random = worker.random(|rng| rng.u64(..));
     let view = RequestView::of(&conn.client.listener.name, request);
     let key = Key::Request(&view, conn.client.peer);
-    let ask = Ask { random, now_us, key, tried: &Tried::none() };
+    let ask = Ask { now_us, key, ..Ask::first(random) };
     worker.with_table(|table| {
         let route = table.route(&view).ok_or(Why::Reason(Reason::NoRoute))?;
         if let (BodyFraming::Length(length), Some(max)) = (facts.body, route.body_bytes_max)
@@ -212,9 +257,17 @@ fn choose(
         {
             return Err(Refused::at(route, Why::Reason(Reason::BodyTooLarge)));
         }
-        let picked =
-            route.pick(table, &ask).map_err(|error| Refused::at(route, Why::Pick(error)))?;
-        Ok((Arc::clone(route), picked))
+        let chosen = match route.pick(table, &ask) {
+            Ok(picked) => Chosen::Picked(picked),
+            Err(PickError::Full(full)) => Chosen::Full(full),
+            Err(PickError::NoInstance { metrics, .. }) => {
+                return Err(Refused::at(route, Why::NoInstance(metrics)));
+            }
+            Err(PickError::UnknownService { .. }) => {
+                return Err(Refused::at(route, Why::Reason(Reason::BadReference)));
+            }
+        };
+        Ok((Arc::clone(route), chosen))
     })
 }
 

@@ -5,10 +5,12 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use portolan_discovery::model::RetryRule;
 use tokio::net::TcpStream;
 
 use super::fault::Failure;
 use crate::buffer::{Buffer, Outbox, TURN_READS_MAX};
+use crate::endpoint::InFlight;
 use crate::h1::{
     BodyFraming, BodyState, CHUNK_END, ChunkHead, Deliver, LAST_CHUNK, Phase, Reason, Relay,
     RequestFacts, Response, ResponseFacts, parse_response,
@@ -33,6 +35,9 @@ pub(super) enum Receiving {
     Upstream,
     /// Nothing: all is delivered.
     Over,
+    /// Whether an answer that its route would rather not have is to be sent on:
+    /// [`Download::accept`] or another instance.
+    Verdict,
 }
 
 /// What a response is read for.
@@ -45,11 +50,23 @@ pub(super) struct Asked<'r> {
     pub(super) keep_alive: bool,
     /// The connection to the instance has served a request before.
     pub(super) reused: bool,
+    /// The endpoint that answers.
+    pub(super) picked: &'r InFlight,
+    /// The client came by https.
+    pub(super) is_secure: bool,
+    /// Which answers may not be taken, while another instance may be asked.
+    pub(super) retry: Option<&'r RetryRule>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Head,
+    /// A head that the route would rather not have is in the buffer, untouched.
+    Rejected {
+        status: u16,
+        /// All of the response is there and nothing else: the connection can be used again.
+        whole: bool,
+    },
     Body,
     Over,
     Switched,
@@ -95,9 +112,28 @@ impl Download {
         }
     }
 
-    /// Whether a byte of the response has come.
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun
+    /// Whether the answer is there, or a part of it: from then on no other instance is asked.
+    pub(super) fn is_settled(&self, retry: Option<&RetryRule>) -> bool {
+        if retry.is_none() { self.begun } else { self.facts.is_some() }
+    }
+
+    /// The status of the answer, also of one that is rejected.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self.stage {
+            Stage::Rejected { status, .. } => Some(status),
+            _ => self.facts.map(|facts| facts.status),
+        }
+    }
+
+    /// Sends a rejected answer on after all.
+    pub(super) fn accept(&mut self) {
+        debug_assert!(matches!(self.stage, Stage::Rejected { .. }));
+        self.stage = Stage::Head;
+    }
+
+    /// Whether a rejected answer leaves a connection behind that can serve another request.
+    pub(super) fn is_rejected_whole(&self) -> bool {
+        matches!(self.stage, Stage::Rejected { whole: true, .. })
     }
 
     /// Whether the instance has said something before its answer.
@@ -177,8 +213,10 @@ impl Download {
                 }
             }
             self.buffer.consume(std::mem::take(&mut self.spent));
-            if matches!(self.stage, Stage::Over | Stage::Switched) {
-                return Ok(Receiving::Over);
+            match self.stage {
+                Stage::Over | Stage::Switched => return Ok(Receiving::Over),
+                Stage::Rejected { .. } => return Ok(Receiving::Verdict),
+                Stage::Head | Stage::Body => {}
             }
             if !self.buffer.is_empty() && self.advance(asked)? {
                 continue;
@@ -229,6 +267,11 @@ impl Download {
         if facts.phase == Phase::Interim && self.interims == INTERIM_MAX {
             return Err(Reason::UpstreamTooManyInterim);
         }
+        if asked.retry.is_some_and(|rule| is_rejected(rule, &response)) {
+            let whole = is_whole(&facts, self.buffer.len() - response.head_len());
+            self.stage = Stage::Rejected { status: facts.status, whole };
+            return Ok(true);
+        }
         let date = asked.worker.clock.date();
         let deliver = Deliver {
             request: asked.request,
@@ -236,6 +279,7 @@ impl Download {
             date: &date,
             request_id: Some(asked.id),
             via: asked.listener.via_line(response.version()),
+            line: asked.picked.new_cookie().map_or(b"", |cookie| cookie.line(asked.is_secure)),
         };
         let delivery = response.write_client(&deliver, self.outbox.head())?;
         match facts.phase {
@@ -318,6 +362,24 @@ impl Download {
         self.stage = Stage::Over;
         Ok(())
     }
+}
+
+/// Whether another instance is to answer. One that says when to come back speaks for all.
+fn is_rejected(rule: &RetryRule, response: &Response<'_>) -> bool {
+    let facts = response.facts();
+    facts.phase == Phase::Final
+        && rule.rejects(facts.status)
+        && response.header("retry-after").is_none()
+}
+
+/// Whether a response with `rest` bytes behind its head ends there, and its connection does not.
+fn is_whole(facts: &ResponseFacts, rest: usize) -> bool {
+    let is_over = match facts.body {
+        BodyFraming::None => rest == 0,
+        BodyFraming::Length(length) => length == rest as u64,
+        BodyFraming::Chunked | BodyFraming::Close => false,
+    };
+    is_over && facts.reusable
 }
 
 /// `Keep-Alive: timeout=5`: not in any RFC, but what Node, Apache and others say and do. To use

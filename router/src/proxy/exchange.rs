@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::ReadBuf;
+use portolan_discovery::model::RetryRule;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::begin::RequestId;
+use super::begin::{Order, RequestId};
 use super::download::{Asked, Download, Receiving};
 use super::fault::{Failure, Retry, is_gateway_status};
 use super::pace::{self, Pace};
@@ -24,9 +24,26 @@ use crate::deadline::{Tick, Timer};
 use crate::endpoint::InFlight;
 use crate::h1::{Reason, RequestFacts};
 use crate::pool::{self, Care, Upstream};
+use crate::queue::has_gone;
 use crate::table::RouteEntry;
 use crate::tunnel::{self, End, Pipe};
 use crate::worker::{self, Worker};
+
+/// What became of one attempt.
+enum Attempt {
+    /// The answer is delivered.
+    Over(Upstream),
+    /// Its answer was not taken, and another instance is picked.
+    Rejected,
+    Failed(Failure),
+}
+
+/// What became of an answer.
+enum Verdict {
+    Delivered,
+    /// Whether it is taken depends on whether there is another instance.
+    Rejected,
+}
 
 /// A request that an endpoint was picked for.
 #[derive(Debug)]
@@ -49,30 +66,27 @@ pub(super) struct Exchange {
     upload: Upload,
     pace: Pace,
     download: Download,
+    /// The client came by https.
+    is_secure: bool,
+    /// Any answer is taken, also one that the route would rather not have.
+    takes_any: bool,
     /// The client may have gone; bytes of its next request hide that.
     watch_client: bool,
     /// The client would rather have JSON than a page, as far as anybody asked.
-    pub(super) json: bool,
+    json: bool,
 }
 
 impl Exchange {
-    pub(super) fn new(
-        facts: RequestFacts,
-        id: RequestId,
-        started: Instant,
-        route: Arc<RouteEntry>,
-        picked: InFlight,
-        upload: Upload,
-        worker: &Worker,
-    ) -> Self {
-        let ends = route.timeouts().request.map(|wait| worker.wheel.now().after(wait));
+    /// `asked` is when the instance was picked.
+    pub(super) fn new(order: Order, picked: InFlight, asked: Instant, worker: &Worker) -> Self {
+        let Order { facts, id, json, started, ends, route, upload, is_secure } = order;
         Self {
             facts,
             id,
             started,
             route,
             picked,
-            asked: started,
+            asked,
             uploading: false,
             judged: false,
             tried: Tried::none(),
@@ -81,8 +95,10 @@ impl Exchange {
             upload,
             pace: Pace::new(worker.wheel.now()),
             download: Download::new(worker),
+            is_secure,
+            takes_any: false,
             watch_client: true,
-            json: false,
+            json,
         }
     }
 
@@ -91,11 +107,15 @@ impl Exchange {
         let mut fresh = false;
         loop {
             let failure = match self.attempt(conn, fresh).await {
-                Ok(upstream) if self.download.is_switched() => {
+                Attempt::Over(upstream) if self.download.is_switched() => {
                     return Box::pin(self.tunnel(conn, upstream.stream)).await;
                 }
-                Ok(upstream) => return self.finish(conn, upstream),
-                Err(failure) => failure,
+                Attempt::Over(upstream) => return self.finish(conn, upstream),
+                Attempt::Rejected => {
+                    fresh = false;
+                    continue;
+                }
+                Attempt::Failed(failure) => failure,
             };
             if failure.blames_instance() && !self.judged {
                 self.judged = true;
@@ -110,20 +130,40 @@ impl Exchange {
         }
     }
 
-    async fn attempt(&mut self, conn: &mut Conn, fresh: bool) -> Result<Upstream, Failure> {
+    async fn attempt(&mut self, conn: &mut Conn, fresh: bool) -> Attempt {
         let kept = if fresh { None } else { self.kept(&conn.client.worker) };
         let mut upstream = match kept {
             Some(kept) => kept,
             None => {
-                let stream = self.connect(conn).await?;
+                let stream = match self.connect(conn).await {
+                    Ok(stream) => stream,
+                    Err(failure) => return Attempt::Failed(failure),
+                };
                 let idle_max = conn.client.worker.timeouts.upstream_idle;
                 Upstream { stream, reused: false, idle_max }
             }
         };
         // The waits begin.
         let mut moved = true;
-        poll_fn(|cx| self.poll(cx, conn, &mut upstream, &mut moved)).await?;
-        Ok(upstream)
+        loop {
+            let polled = poll_fn(|cx| self.poll(cx, conn, &mut upstream, &mut moved)).await;
+            match polled {
+                Ok(Verdict::Delivered) => return Attempt::Over(upstream),
+                Ok(Verdict::Rejected) => match self.another(conn, true, true) {
+                    Some(picked) => {
+                        self.judge(&conn.client.worker, worker::now());
+                        self.leave(conn, upstream);
+                        self.turn_to(conn, picked);
+                        return Attempt::Rejected;
+                    }
+                    None => {
+                        self.takes_any = true;
+                        self.download.accept();
+                    }
+                },
+                Err(failure) => return Attempt::Failed(failure),
+            }
+        }
     }
 
     fn kept(&self, worker: &Worker) -> Option<Upstream> {
@@ -142,7 +182,7 @@ impl Exchange {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(connected.map_err(|error| Failure::connect(&error)));
             }
-            if self.has_client_gone(cx, &conn.client.stream) {
+            if has_gone(cx, &conn.client.stream, &mut self.watch_client) {
                 return Poll::Ready(Err(Failure::last(Reason::ClientGone)));
             }
             let timer = &conn.client.timer;
@@ -171,7 +211,7 @@ impl Exchange {
         conn: &mut Conn,
         upstream: &mut Upstream,
         moved: &mut bool,
-    ) -> Poll<Result<(), Failure>> {
+    ) -> Poll<Result<Verdict, Failure>> {
         let client = &mut conn.client;
         let sending = self.upload.poll(
             cx,
@@ -190,33 +230,31 @@ impl Exchange {
                 && self.upload.is_read()
                 && !client.worker.is_draining(),
             reused: upstream.reused,
+            picked: &self.picked,
+            is_secure: self.is_secure,
+            retry: rule(&self.route, self.takes_any, &self.facts, self.retries),
         };
-        let had_begun = self.download.has_begun();
+        let was_settled = self.download.is_settled(asked.retry);
         let received =
             self.download.poll(cx, &mut client.stream, &mut upstream.stream, &asked, moved);
-        if !had_begun && self.download.has_begun() {
+        if !was_settled && self.download.is_settled(asked.retry) {
             self.upload.settle(&mut conn.input);
         }
         let receiving = received?;
         self.follow_upload(sending);
-        if receiving == Receiving::Over {
-            return Poll::Ready(Ok(()));
+        match receiving {
+            Receiving::Over => return Poll::Ready(Ok(Verdict::Delivered)),
+            Receiving::Verdict => return Poll::Ready(Ok(Verdict::Rejected)),
+            Receiving::Client | Receiving::Upstream => {}
         }
         if !self.judged && self.download.facts().is_some() {
             self.judge(&conn.client.worker, worker::now());
         }
-        if sending == Sending::Over && self.has_client_gone(cx, &conn.client.stream) {
+        if sending == Sending::Over && has_gone(cx, &conn.client.stream, &mut self.watch_client) {
             return Poll::Ready(Err(self.gone_reason().into()));
         }
         let (wait, reason) = self.wait(&conn.client.worker, sending, receiving);
-        let paced = match (sending, reason) {
-            (Sending::Over, _) => None,
-            (Sending::Client, Reason::BodyTimeout) => self.body_due(&conn.client.worker),
-            (Sending::Client | Sending::Upstream, _) => {
-                self.pace.blocked(conn.client.worker.wheel.now());
-                None
-            }
-        };
+        let paced = self.paced(&conn.client.worker, sending, reason);
         let timer = &conn.client.timer;
         if std::mem::take(moved) {
             self.start_wait(timer, wait);
@@ -246,8 +284,8 @@ impl Exchange {
     fn judge(&mut self, worker: &Worker, now: Instant) {
         self.judged = true;
         let elapsed = now - self.asked;
-        match self.download.facts() {
-            Some(facts) if is_gateway_status(facts.status) => {
+        match self.download.status() {
+            Some(status) if is_gateway_status(status) => {
                 worker.failed(&self.picked, now, elapsed);
             }
             _ => {
@@ -286,6 +324,18 @@ impl Exchange {
         (first_byte, Reason::UpstreamTimeout)
     }
 
+    /// By when the client has to send more, if it is the client that is waited for.
+    fn paced(&mut self, worker: &Worker, sending: Sending, reason: Reason) -> Option<Tick> {
+        match (sending, reason) {
+            (Sending::Over, _) => None,
+            (Sending::Client, Reason::BodyTimeout) => self.body_due(worker),
+            (Sending::Client | Sending::Upstream, _) => {
+                self.pace.blocked(worker.wheel.now());
+                None
+            }
+        }
+    }
+
     /// By when more of the request body has to come for it to keep its pace.
     fn body_due(&mut self, worker: &Worker) -> Option<Tick> {
         let rule = pace::Rule {
@@ -304,53 +354,62 @@ impl Exchange {
         self.ends.is_some_and(|ends| timer.has_passed(ends))
     }
 
-    /// Whether the client has closed, as far as can be seen without reading what it sends next.
-    /// A client that closes only its sending side counts as gone, as with nginx and Go: the two
-    /// look the same until it is too late.
-    fn has_client_gone(&mut self, cx: &mut Context<'_>, stream: &TcpStream) -> bool {
-        if !self.watch_client {
-            return false;
-        }
-        let mut byte = [0];
-        match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(1..)) => {
-                self.watch_client = false;
-                false
-            }
-            Poll::Ready(_) => true,
-        }
-    }
-
-    /// Decides on another attempt, and picks for it from the newest table: an instance that has
-    /// begun to drain is not picked again.
+    /// Decides on another attempt after a failure.
     fn may_retry(&mut self, conn: &Conn, failure: Failure) -> bool {
-        let worker = &conn.client.worker;
         let allowed = match failure.retry {
             Retry::Never => false,
             Retry::Safe => true,
             Retry::Reused => self.facts.method.is_idempotent() || self.upload.is_unsent(),
         };
-        if !allowed
-            || !self.upload.is_repeatable()
-            || self.retries >= worker.limits.retries_max
-            || self.is_out_of_time(&conn.client.timer)
-            || (failure.costs_budget() && !worker.budget.spend())
-        {
+        if !allowed || self.retries >= conn.client.worker.limits.retries_max {
             return false;
         }
-        if failure.retry == Retry::Safe {
-            self.tried.insert(self.picked.state.pool_key());
+        match self.another(conn, failure.retry == Retry::Safe, failure.costs_budget()) {
+            Some(picked) => {
+                self.turn_to(conn, picked);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Picks for another attempt from the newest table: an instance that has begun to drain is
+    /// not picked again, nor is the last one if it is to be avoided.
+    fn another(&mut self, conn: &Conn, avoid: bool, costs: bool) -> Option<InFlight> {
+        let worker = &conn.client.worker;
+        if !self.upload.is_repeatable() || self.is_out_of_time(&conn.client.timer) {
+            return None;
+        }
+        let mut tried = self.tried;
+        if avoid {
+            tried.insert(self.picked.state.pool_key());
         }
         let key = self.picked.key().map_or(Key::None, Key::Again);
-        let Ok(picked) = worker.pick(&self.route, key, &self.tried) else { return false };
+        let picked = worker.pick(&self.route, key, self.picked.token(), &tried).ok()?;
+        // Last, so that nothing is paid for a retry that there is no instance for.
+        if costs && !worker.budget.spend() {
+            return None;
+        }
+        self.tried = tried;
+        Some(picked)
+    }
+
+    /// Begins again with another pick.
+    fn turn_to(&mut self, conn: &Conn, picked: InFlight) {
         self.picked = picked;
         (self.asked, self.uploading, self.judged) = (worker::now(), false, false);
         self.picked.metrics.retries.inc();
         self.retries += 1;
         self.upload.rewind();
-        self.download = Download::new(worker);
-        true
+        self.download = Download::new(&conn.client.worker);
+    }
+
+    /// Keeps the connection of a rejected answer if nothing of that is left on it.
+    fn leave(&self, conn: &Conn, upstream: Upstream) {
+        if self.upload.is_sent() && self.download.is_rejected_whole() && self.picked.keep_alive {
+            let worker = &conn.client.worker;
+            worker.pool.put(&self.picked.state, upstream, worker.wheel.now());
+        }
     }
 
     /// The response is delivered.
@@ -433,4 +492,17 @@ impl Exchange {
         client.worker.metrics.ended(reason);
         After::Close
     }
+}
+
+/// The rule of the route, while it can lead to another attempt.
+fn rule<'r>(
+    route: &'r RouteEntry,
+    takes_any: bool,
+    facts: &RequestFacts,
+    retries: usize,
+) -> Option<&'r RetryRule> {
+    let rule = route.retry()?;
+    let is_open =
+        !takes_any && facts.method.is_idempotent() && retries + 1 < usize::from(rule.attempts());
+    is_open.then_some(rule)
 }

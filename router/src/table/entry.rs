@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use portolan_discovery::model::route::Percent;
 use portolan_discovery::model::{
-    Host, HttpRule, ListenerName, PageSetName, PathPattern, Predicates, Rewrite, Route, RouteName,
-    RouteTimeouts, Rule, ServiceName,
+    Concurrency, Host, HttpRule, ListenerName, PageSetName, PathPattern, Predicates, RetryRule,
+    Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
 };
 use smallvec::SmallVec;
 
 use super::request::{Lack, RequestView};
-use super::service::{ServiceKey, ServiceTable};
+use super::service::{Miss, ServiceKey, ServiceTable};
 use super::{Table, paths};
-use crate::balance::{Ask, mix, scale};
+use crate::balance::{Ask, Key, mix, scale};
 use crate::endpoint::InFlight;
 use crate::h1;
 use crate::metrics::ServiceMetrics;
+use crate::queue::Queue;
+use crate::sticky::Token;
 
 /// Why no endpoint was picked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -29,12 +31,32 @@ pub enum PickError {
         /// Its handles: the answer is counted there.
         metrics: Arc<ServiceMetrics>,
     },
+    /// All instances have as much under way as they may have: the request may wait.
+    #[error("all instances of {} are full", .0.service)]
+    Full(Box<Full>),
     /// The route leads to a service that does not exist: 500.
     #[error("service {service} does not exist")]
     UnknownService {
         /// The service.
         service: ServiceName,
     },
+}
+
+/// A service of which all instances are full.
+#[derive(Debug, Clone)]
+pub struct Full {
+    /// The service.
+    pub service: ServiceName,
+    /// Its handles: an answer for the wait is counted there.
+    pub metrics: Arc<ServiceMetrics>,
+    /// The line to wait in.
+    pub queue: Arc<Queue>,
+    /// How many may wait, and how long.
+    pub limit: Concurrency,
+    /// What the request's cookie says, if that is an endpoint that takes traffic.
+    pub token: Option<Token>,
+    /// What the request's key came to, if the service is balanced by one.
+    pub key: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -56,6 +78,8 @@ pub struct RouteEntry {
     asks: bool,
     /// What it changes in a request.
     rewrite: Option<Box<Rewrite>>,
+    /// Whether it has a [`RetryRule`], so that its record need not be read for it.
+    retries: bool,
     /// Its waits, if it has any of its own.
     timeouts: Option<Box<RouteTimeouts>>,
     /// Who gets copies of its requests.
@@ -91,6 +115,7 @@ impl RouteEntry {
             name: record.name.clone(),
             asks: asks(&record.rule),
             rewrite: record.rewrite.clone(),
+            retries: record.retry.is_some(),
             timeouts: (record.timeouts != NO_TIMEOUTS).then(|| Box::new(record.timeouts)),
             body_bytes_max: record.body_bytes_max,
             listener: record.listener.clone(),
@@ -125,6 +150,11 @@ impl RouteEntry {
         self.record.error_pages.as_ref()
     }
 
+    /// Which answers are tried on another instance, if any.
+    pub fn retry(&self) -> Option<&RetryRule> {
+        if self.retries { self.record.retry.as_deref() } else { None }
+    }
+
     /// The record it is compiled from.
     pub fn record(&self) -> &Arc<Route> {
         &self.record
@@ -153,6 +183,7 @@ impl RouteEntry {
                     .expect("the point is below the sum of the weights")
             }
         };
+        let drawn = self.named(drawn, table, ask).unwrap_or(drawn);
         let picked = pick_from(drawn, table, ask);
         if picked.is_ok() || ask.tried.is_empty() {
             return picked;
@@ -169,6 +200,19 @@ impl RouteEntry {
     /// Picks an endpoint for a copy.
     pub(crate) fn pick_mirror(&self, table: &Table, ask: &Ask<'_>) -> Option<InFlight> {
         pick_from(self.mirror.as_ref()?, table, ask).ok()
+    }
+
+    /// The service of an endpoint that the request's cookie names: a client is kept with its
+    /// service, too, if the services that it may come to are sticky.
+    fn named(&self, drawn: &Share, table: &Table, ask: &Ask<'_>) -> Option<&Share> {
+        let is_split = self.shares.len() > 1 && matches!(ask.key, Key::Request(..));
+        if !is_split || !table.by_key(&drawn.service)?.is_sticky() {
+            return None;
+        }
+        let is_named = |share: &&Share| {
+            table.by_key(&share.service).is_some_and(|service| service.is_named_by(ask))
+        };
+        self.shares.iter().find(is_named)
     }
 
     /// The services it leads to, with their weights and, where they exist, their tables.
@@ -279,9 +323,27 @@ fn pick_from(share: &Share, table: &Table, ask: &Ask<'_>) -> Result<InFlight, Pi
     let Some(service) = table.by_key(&share.service) else {
         return Err(PickError::UnknownService { service: share.service.name.clone() });
     };
-    let picked = if share.leader { service.pick_leader(ask) } else { service.pick(ask) };
-    picked.ok_or_else(|| PickError::NoInstance {
-        service: share.service.name.clone(),
-        metrics: Arc::clone(service.metrics()),
+    picked(service, ask, share.leader)
+}
+
+/// Picks an endpoint of a service, or its leader.
+pub(super) fn picked(
+    service: &ServiceTable,
+    ask: &Ask<'_>,
+    leader: bool,
+) -> Result<InFlight, PickError> {
+    let name = || service.name().clone();
+    let metrics = || Arc::clone(service.metrics());
+    let picked = if leader { service.pick_leader(ask) } else { service.pick(ask) };
+    picked.map_err(|miss| match miss {
+        Miss::NoInstance => PickError::NoInstance { service: name(), metrics: metrics() },
+        Miss::Full(limit, queue) => PickError::Full(Box::new(Full {
+            service: name(),
+            metrics: metrics(),
+            queue,
+            limit,
+            token: service.token(ask),
+            key: service.key_of(ask),
+        })),
     })
 }

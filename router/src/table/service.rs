@@ -11,14 +11,18 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_discovery::model::{Ejection, InstanceId, Override, Protocol, ServiceName};
+use portolan_discovery::model::{
+    Concurrency, Ejection, InstanceId, Override, Protocol, ServiceName, Sticky,
+};
 use portolan_discovery::snapshot::{self, ServiceEntry, State};
 
 use super::index::Keyed;
 use super::seed;
-use crate::balance::{Ask, Balance};
+use crate::balance::{Ask, Balance, Key, Lack};
 use crate::endpoint::{Endpoint, EndpointState, InFlight};
 use crate::metrics::{Metrics, ServiceMetrics};
+use crate::queue::Queue;
+use crate::sticky::{Cookie, Token, Tokens};
 
 /// A service's name with its hash, so that a pick neither hashes nor, as a rule, reads it.
 #[derive(Debug, Clone)]
@@ -80,10 +84,30 @@ pub struct ServiceTable {
     kept: bool,
     balance: Balance,
     ejection: Option<Ejection>,
+    /// What few services have; a pick asks once for all of it.
+    care: Option<Box<Care>>,
+    /// The line, once there was a limit: it stays when that goes.
+    queue: Option<Arc<Queue>>,
     members: Box<[Member]>,
     /// The place of its leader among the members.
     leader: Option<usize>,
     metrics: Arc<ServiceMetrics>,
+}
+
+/// What a pick has to look at beside the endpoints.
+#[derive(Debug)]
+struct Care {
+    sticky: Option<(Sticky, Tokens)>,
+    limit: Option<(Concurrency, Arc<Queue>)>,
+}
+
+/// Why a pick came to nothing.
+#[derive(Debug, Clone)]
+pub(crate) enum Miss {
+    /// No instance takes traffic and was not tried.
+    NoInstance,
+    /// All that do have as much under way as they may have.
+    Full(Concurrency, Arc<Queue>),
 }
 
 impl ServiceTable {
@@ -97,6 +121,14 @@ impl ServiceTable {
         let handles = previous
             .map_or_else(|| metrics.service(&key.name), |previous| Arc::clone(&previous.metrics));
         let choice = Choice::of(entry, previous);
+        let queue = match (
+            previous.and_then(|previous| previous.queue.as_ref()),
+            &entry.service.concurrency,
+        ) {
+            (Some(queue), _) => Some(Arc::clone(queue)),
+            (None, Some(_)) => Some(Queue::new(metrics.queue(&key.name))),
+            (None, None) => None,
+        };
         let members: Box<[Member]> = entry
             .members
             .values()
@@ -104,6 +136,9 @@ impl ServiceTable {
                 let endpoint = endpoint(entry, member, previous, &handles);
                 let unused = matches!(member.state, State::Draining | State::AdminDown);
                 endpoint.state.want_idle(!unused);
+                if let Some(queue) = &queue {
+                    endpoint.state.tell(queue);
+                }
                 Member {
                     takes_traffic: choice.takes(member),
                     endpoint,
@@ -125,6 +160,7 @@ impl ServiceTable {
             entry.service.slow_start,
             previous.map(|previous| &previous.balance),
         );
+        let care = Care::of(entry, &balance, queue.as_ref());
         Self {
             key,
             protocol: entry.service.protocol,
@@ -132,6 +168,8 @@ impl ServiceTable {
             kept: matches!(choice, Choice::Kept(_)),
             balance,
             ejection: entry.service.ejection,
+            care,
+            queue,
             members,
             leader,
             metrics: handles,
@@ -188,13 +226,55 @@ impl ServiceTable {
     }
 
     /// Begins a request on the leader, unless that was tried.
-    pub(super) fn pick_leader(&self, ask: &Ask<'_>) -> Option<InFlight> {
-        let leader = self.leader()?;
-        (!ask.tried.contains(leader.state.pool_key())).then(|| InFlight::begin(leader))
+    pub(super) fn pick_leader(&self, ask: &Ask<'_>) -> Result<InFlight, Miss> {
+        let is_tried = |leader: &&Arc<Endpoint>| ask.tried.contains(leader.state.pool_key());
+        let leader = self.leader().filter(|leader| !is_tried(leader)).ok_or(Miss::NoInstance)?;
+        match &self.care {
+            None => Ok(InFlight::begin(leader)),
+            Some(care) => care.pick_only(leader, ask),
+        }
     }
 
-    pub(super) fn pick(&self, ask: &Ask<'_>) -> Option<InFlight> {
-        self.balance.pick(ask)
+    /// What one instance may have under way, if there is a limit, and how many wait for that.
+    pub fn concurrency(&self) -> Option<(&Concurrency, u32)> {
+        let (limit, queue) = self.care.as_ref()?.limit.as_ref()?;
+        Some((limit, queue.waiting()))
+    }
+
+    /// The line, if there ever was one.
+    pub(crate) fn queue(&self) -> Option<&Arc<Queue>> {
+        self.queue.as_ref()
+    }
+
+    fn sticky(&self) -> Option<&(Sticky, Tokens)> {
+        self.care.as_ref()?.sticky.as_ref()
+    }
+
+    pub(super) fn pick(&self, ask: &Ask<'_>) -> Result<InFlight, Miss> {
+        match &self.care {
+            None => self.balance.pick(ask).ok_or(Miss::NoInstance),
+            Some(care) => care.pick(&self.balance, ask),
+        }
+    }
+
+    /// Whether it keeps clients with its instances.
+    pub(super) fn is_sticky(&self) -> bool {
+        self.sticky().is_some()
+    }
+
+    /// What the request's key comes to, if the policy goes by one.
+    pub(super) fn key_of(&self, ask: &Ask<'_>) -> Option<u64> {
+        self.balance.key(ask)
+    }
+
+    /// Whether the request has a cookie of one of its endpoints.
+    pub(super) fn is_named_by(&self, ask: &Ask<'_>) -> bool {
+        self.token(ask).is_some()
+    }
+
+    /// What the request's cookie says, if that is one of its endpoints.
+    pub(super) fn token(&self, ask: &Ask<'_>) -> Option<Token> {
+        Some(self.care.as_ref()?.named(ask)?.cookie.as_ref()?.token())
     }
 
     /// An attempt at one of the endpoints ended in a gateway error. Returns for how long that
@@ -251,6 +331,68 @@ fn place(members: &[Member], id: &InstanceId) -> Option<usize> {
     members.binary_search_by(|member| member.endpoint.id.cmp(id)).ok()
 }
 
+impl Care {
+    fn of(
+        entry: &ServiceEntry,
+        balance: &Balance,
+        queue: Option<&Arc<Queue>>,
+    ) -> Option<Box<Self>> {
+        let tokens = |sticky: &Sticky| Tokens::new(sticky, balance.endpoints());
+        let sticky = entry.service.sticky.as_ref();
+        let sticky = sticky.map(|sticky| (sticky.clone(), tokens(sticky)));
+        let limit = entry.service.concurrency.zip(queue.cloned());
+        (sticky.is_some() || limit.is_some()).then(|| Box::new(Self { sticky, limit }))
+    }
+
+    /// The endpoint that the request's cookie names, if it can have it.
+    fn named(&self, ask: &Ask<'_>) -> Option<&Arc<Endpoint>> {
+        let (_, tokens) = self.sticky.as_ref()?;
+        let named = match (ask.token, ask.key) {
+            (Some(token), _) => tokens.endpoint(token),
+            (None, Key::Request(request, _)) => tokens.named(request),
+            (None, _) => None,
+        }?;
+        let can_be_had =
+            !ask.tried.contains(named.state.pool_key()) && !named.state.strikes.is_out(ask.now_us);
+        can_be_had.then_some(named)
+    }
+
+    fn pick(&self, balance: &Balance, ask: &Ask<'_>) -> Result<InFlight, Miss> {
+        let Some((limit, queue)) = &self.limit else {
+            return match self.named(ask) {
+                Some(named) => Ok(InFlight::begin(named).by_name()),
+                None => balance.pick(ask).ok_or(Miss::NoInstance),
+            };
+        };
+        let full = || Miss::Full(*limit, Arc::clone(queue));
+        // Who comes later goes to the end, even if there is room: somebody is called for it.
+        if !ask.is_first && queue.waiting() > 0 {
+            return Err(full());
+        }
+        let max = limit.in_flight_max();
+        let named = self.named(ask).and_then(|named| InFlight::begin_below(named, max));
+        match named {
+            Some(begun) => Ok(begun.by_name()),
+            None => balance.pick_below(max, ask).map_err(|lack| match lack {
+                Lack::Instance => Miss::NoInstance,
+                Lack::Room => full(),
+            }),
+        }
+    }
+
+    /// Begins a request on the one endpoint that it may go to. When that is full nobody waits:
+    /// the line is for whoever has room first.
+    fn pick_only(&self, endpoint: &Arc<Endpoint>, ask: &Ask<'_>) -> Result<InFlight, Miss> {
+        let begun = match &self.limit {
+            None => InFlight::begin(endpoint),
+            Some((limit, queue)) => InFlight::begin_below(endpoint, limit.in_flight_max())
+                .ok_or_else(|| Miss::Full(limit.without_queue(), Arc::clone(queue)))?,
+        };
+        let is_named = self.named(ask).is_some_and(|named| Arc::ptr_eq(named, endpoint));
+        Ok(if is_named { begun.by_name() } else { begun })
+    }
+}
+
 /// Which members take traffic.
 enum Choice<'p> {
     Up,
@@ -294,6 +436,7 @@ fn endpoint(
     metrics: &Arc<ServiceMetrics>,
 ) -> Arc<Endpoint> {
     let instance = &member.instance;
+    let sticky = entry.service.sticky.as_ref();
     let before = previous
         .and_then(|previous| previous.member(&instance.id))
         .map(|member| &member.endpoint)
@@ -301,6 +444,7 @@ fn endpoint(
     if let Some(before) = before
         && before.weight == instance.weight
         && before.keep_alive == entry.service.keep_alive
+        && previous.and_then(ServiceTable::sticky).map(|(sticky, _)| sticky) == sticky
     {
         return Arc::clone(before);
     }
@@ -310,6 +454,8 @@ fn endpoint(
         addr: instance.addr,
         weight: instance.weight,
         keep_alive: entry.service.keep_alive,
+        cookie: sticky
+            .map(|sticky| Box::new(Cookie::new(sticky, &entry.service.name, &instance.id))),
         state: before.map_or_else(EndpointState::new, |before| Arc::clone(&before.state)),
         metrics: Arc::clone(metrics),
     })

@@ -74,9 +74,14 @@ pub fn without(service: &str, id: &str) -> Event {
 
 /// A service of which connections are kept or not.
 pub fn service(name: &str, keep_alive: bool) -> Event {
-    let name = ServiceName::parse(name).unwrap();
-    let record = Service { keep_alive, ..Service::named(name.clone()) };
-    put(Key::Service(name), encode(&record))
+    service_with(name, |record| record.keep_alive = keep_alive)
+}
+
+/// A service with settings of its own.
+pub fn service_with(name: &str, change: impl FnOnce(&mut Service)) -> Event {
+    let mut record = Service::named(ServiceName::parse(name).unwrap());
+    change(&mut record);
+    put(Key::Service(record.name.clone()), encode(&record))
 }
 
 /// The record of a service.
@@ -99,6 +104,7 @@ pub fn route(path: &str, to: &str) -> Route {
         rewrite: None,
         mirror: None,
         error_pages: None,
+        retry: None,
         body_bytes_max: None,
         origin: Origin::Api,
         created_ms: 0,

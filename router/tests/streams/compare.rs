@@ -179,7 +179,8 @@ fn response(bytes: &[u8], asked: RequestFacts) -> Ours {
     let head_len = response.head_len();
     let date = b"Sun, 06 Nov 1994 08:49:37 GMT";
     let via = FORWARD.via;
-    let deliver = Deliver { request: asked, keep_alive: true, date, request_id: None, via };
+    let deliver =
+        Deliver { request: asked, keep_alive: true, date, request_id: None, via, line: b"" };
     let mut sent = Vec::new();
     let delivery = match response.write_client(&deliver, &mut sent) {
         Ok(delivery) => delivery,

@@ -84,7 +84,7 @@ fn outcome(world: &World, line: &str) -> String {
     assert_eq!(explained.as_ref(), Some(&entry.name), "{line}");
     match entry.pick(&world.table, &Ask::first(1)) {
         Ok(picked) => picked.service.to_string(),
-        Err(PickError::NoInstance { .. }) => "503".to_owned(),
+        Err(PickError::NoInstance { .. } | PickError::Full(_)) => "503".to_owned(),
         Err(PickError::UnknownService { .. }) => "500".to_owned(),
     }
 }
@@ -401,7 +401,7 @@ fn requests_are_split_by_weight_and_a_bad_share_fails_alone() {
         let ended = match entry.pick(&world.table, &Ask::first(random.u64(..))) {
             Ok(picked) => picked.service.to_string(),
             Err(PickError::UnknownService { .. }) => "500".to_owned(),
-            Err(PickError::NoInstance { .. }) => "503".to_owned(),
+            Err(PickError::NoInstance { .. } | PickError::Full(_)) => "503".to_owned(),
         };
         *counts.entry(ended).or_default() += 1;
     }

@@ -166,6 +166,7 @@ pub fn route(name: &str, host: &str, path: &str) -> Route {
         rewrite: None,
         mirror: None,
         error_pages: None,
+        retry: None,
         body_bytes_max: None,
         created_ms: 0,
         origin: Origin::Api,

@@ -6,14 +6,14 @@ use std::ops::Range;
 use portolan_discovery::model::route::{Mirror, Percent};
 use portolan_discovery::model::{
     Backend, HostPattern, HttpRule, ListenerName, NodeName, Origin, PathPattern, Predicates,
-    Protocol, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName, Weight,
+    Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName, Weight,
 };
 use toml::Spanned;
 
 use super::Reader;
 use crate::config::Listener;
 use crate::config::error::ConfigError;
-use crate::config::file::{BackendFile, MirrorFile, RewriteFile, RouteFile};
+use crate::config::file::{BackendFile, MirrorFile, RetryFile, RewriteFile, RouteFile};
 
 /// The routes read so far, so that each is held against few: a file may have hundreds of thousands.
 #[derive(Default)]
@@ -119,6 +119,7 @@ impl Reader<'_> {
         };
         let rewrite = file.rewrite.map(|rewrite| self.rewrite(rewrite, &rule)).transpose()?;
         let mirror = file.mirror.map(|mirror| self.mirror(mirror, &rule)).transpose()?;
+        let retry = file.retry.map(|retry| self.retry(retry, &rule)).transpose()?;
         let listener = file.listener.map(Spanned::into_inner);
         Ok(Route {
             name: match file.name {
@@ -137,6 +138,7 @@ impl Reader<'_> {
             },
             rewrite,
             mirror,
+            retry,
             body_bytes_max: file.body_max.map(|size| size.0),
             error_pages: file.error_pages.map(Spanned::into_inner),
             origin: Origin::Api,
@@ -198,6 +200,22 @@ impl Reader<'_> {
         }
         let MirrorFile { service, percent } = file.into_inner();
         Ok(Box::new(Mirror { service, percent: percent.unwrap_or(Percent::ALL) }))
+    }
+
+    fn retry(&self, file: Spanned<RetryFile>, rule: &Rule) -> Result<Box<RetryRule>, ConfigError> {
+        let place = file.span();
+        let RetryFile { attempts, statuses } = file.into_inner();
+        let retry = match rule {
+            Rule::Http(_) => RetryRule::new(attempts, statuses).map_err(|error| error.to_string()),
+            Rule::Tcp => Err("what passes over TCP has no status".to_owned()),
+        };
+        retry.map(Box::new).map_err(|what| {
+            self.source.at(
+                place,
+                what,
+                "expected { attempts = 2, statuses = [502, 503, 504] } or a part of it",
+            )
+        })
     }
 
     fn rewrite(

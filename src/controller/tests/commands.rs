@@ -349,6 +349,7 @@ fn route(name: &str) -> Route {
         rewrite: None,
         mirror: None,
         error_pages: None,
+        retry: None,
         body_bytes_max: None,
         origin: Origin::Api,
         created_ms: 0,

@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(Some(response)) = parse_response(bytes, &mut scratch, &request, &limits) else { return };
     let facts = response.facts();
     let date = b"Sun, 06 Nov 1994 08:49:37 GMT";
-    let deliver = Deliver { request, keep_alive: request.keep_alive, date, request_id: None, via: b"Via: 1.1 me\r\n" };
+    let deliver = Deliver { request, keep_alive: request.keep_alive, date, request_id: None, via: b"Via: 1.1 me\r\n", line: b"" };
     let mut out = Vec::new();
     let Ok(delivery) = response.write_client(&deliver, &mut out) else { return };
     if out.is_empty() {

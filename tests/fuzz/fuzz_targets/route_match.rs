@@ -32,6 +32,7 @@ fn route(path: PathPattern, predicates: Predicates) -> Route {
         rewrite: None,
         mirror: None,
         error_pages: None,
+        retry: None,
         body_bytes_max: None,
         origin: Origin::Api,
         created_ms: 0,

@@ -47,6 +47,32 @@ fn a_file_declares_a_service_its_instances_and_checks() {
     assert_eq!(check.start_period, Duration::from_secs(60));
 }
 
+#[test]
+fn a_service_says_how_clients_are_kept_and_how_many_requests_wait() {
+    let read =
+        |keys: &str| FolderFile::parse("a.toml", &format!("[service]\nname = \"a\"\n{keys}"));
+    let service = |keys: &str| read(keys).unwrap().declared("a.toml").service;
+    assert_eq!((service("").sticky, service("").concurrency), (None, None));
+    let sticky = service("sticky = { cookie = \"ID\", max_age = \"1h\" }").sticky.unwrap();
+    assert_eq!((sticky.cookie.as_str(), sticky.max_age_s.unwrap().get()), ("ID", 3600));
+    assert_eq!(service("sticky = { cookie = \"ID\" }").sticky.unwrap().max_age_s, None);
+    let limit =
+        service("in_flight_max = 2\nqueue_max = 3\nqueue_wait = \"4s\"").concurrency.unwrap();
+    assert_eq!((limit.in_flight_max().get(), limit.queue_max()), (2, 3));
+    assert_eq!(limit.queue_wait(), Duration::from_secs(4));
+    for (keys, message) in [
+        ("sticky = { cookie = \"a b\" }", "the name of a cookie is"),
+        ("sticky = { cookie = \"a\", max_age = \"1ms\" }", "whole seconds"),
+        ("sticky = { cookie = \"a\", age = 1 }", "unknown field `age`"),
+        ("in_flight_max = 0", "nonzero"),
+        ("queue_wait = \"1s\"", "for a service with in_flight_max"),
+        ("in_flight_max = 1\nqueue_max = 65537", "at most 65536"),
+    ] {
+        let error = read(keys).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Main {
     services: Vec<ServiceFile>,
@@ -110,7 +136,8 @@ fn a_bad_file_is_refused_with_the_line_and_the_accepted_values() {
         (
             "protokoll = \"tcp\"",
             "web.toml:3: unknown field `protokoll`, expected one of `name`, `protocol`, \
-             `keep_alive`, `balance`, `hash_by`, `slow_start`, `ejection`, `labels`",
+             `keep_alive`, `sticky`, `in_flight_max`, `queue_max`, `queue_wait`, `balance`, \
+             `hash_by`, `slow_start`, `ejection`, `labels`",
         ),
         (
             "[[instance]]\naddr = \"127.0.0.1\"",

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
-use portolan_discovery::model::{Ejection, StatusRange};
+use portolan_discovery::model::{CookieName, Ejection, StatusRange, Sticky};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -67,6 +67,29 @@ impl<'de> Visitor<'de> for EjectionVisitor {
         }
         let Raw { errors, time, share_max } = Raw::deserialize(MapAccessDeserializer::new(map))?;
         Ejection::new(errors, time.map(|span| span.0), share_max).map(Some).map_err(Error::custom)
+    }
+}
+
+/// A cookie: `{ cookie = "NAME", max_age = "1h" }`.
+pub(super) fn sticky<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Sticky>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Raw {
+        cookie: CookieName,
+        #[serde(default, deserialize_with = "max_age")]
+        max_age: Option<NonZeroU32>,
+    }
+    let Raw { cookie, max_age: max_age_s } = Raw::deserialize(from)?;
+    Ok(Some(Sticky { cookie, max_age_s }))
+}
+
+/// Whole seconds, as the attribute of a cookie has them.
+fn max_age<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU32>, D::Error> {
+    let Span(age) = Span::deserialize(from)?;
+    let seconds = u32::try_from(age.as_secs()).ok().and_then(NonZeroU32::new);
+    match seconds {
+        Some(_) if age.subsec_nanos() == 0 => Ok(seconds),
+        _ => Err(Error::custom("expected whole seconds from \"1s\" to 136 years")),
     }
 }
 

@@ -26,8 +26,14 @@ fn delivered(
     let head = head.replace('|', "\r\n") + "\r\n\r\n";
     let mut scratch = HeadScratch::new();
     let response = parse_response(head.as_bytes(), &mut scratch, &request, &Limits::DEFAULT);
-    let deliver =
-        Deliver { request, keep_alive, date: DATE, request_id: id.map(str::as_bytes), via: VIA };
+    let deliver = Deliver {
+        request,
+        keep_alive,
+        date: DATE,
+        request_id: id.map(str::as_bytes),
+        via: VIA,
+        line: b"",
+    };
     let mut out = Vec::new();
     let delivery = response.unwrap().unwrap().write_client(&deliver, &mut out)?;
     let text = String::from_utf8_lossy(&out).into_owned();
@@ -81,7 +87,8 @@ fn a_phrase_outside_ascii_is_left_out() {
     let mut scratch = HeadScratch::new();
     let request = current();
     let response = parse_response(head, &mut scratch, &request, &Limits::DEFAULT).unwrap().unwrap();
-    let deliver = Deliver { request, keep_alive: true, date: DATE, request_id: None, via: VIA };
+    let deliver =
+        Deliver { request, keep_alive: true, date: DATE, request_id: None, via: VIA, line: b"" };
     let mut out = Vec::new();
     response.write_client(&deliver, &mut out).unwrap();
     assert!(out.starts_with(b"HTTP/1.1 200 \r\nContent-Length: 0\r\n"), "{out:?}");

@@ -181,6 +181,7 @@ mod tests {
             rewrite: None,
             mirror: None,
             error_pages: None,
+            retry: None,
             body_bytes_max: None,
             created_ms: 0,
             origin: Origin::Api,

@@ -1,4 +1,5 @@
-//! Runs `router/src/cell/ledger.rs` under loom, with a cell of loom's own parts around it:
+//! Runs `router/src/cell/ledger.rs` and `router/src/queue/line.rs` under loom, with loom's own
+//! parts around them:
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg loom" cargo test --release
@@ -8,11 +9,17 @@
 #[path = "../../../src/cell/ledger.rs"]
 #[expect(dead_code, reason = "readers of this model do not leave")]
 mod ledger;
+#[path = "../../../src/queue/line.rs"]
+mod line;
 
 use ledger::{Ledger, Mark};
-use loom::sync::atomic::{AtomicUsize, Ordering};
+use line::Line;
+use loom::future::block_on;
+use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
+use std::future::poll_fn;
+use std::task::Poll;
 
 /// A value that knows who may free it.
 struct Value {
@@ -101,5 +108,48 @@ fn no_reader_frees_a_value_and_no_acknowledgement_is_early() {
             assert_eq!(counted, all, "a pick on the first table was not yet seen");
         }
         drop(reader);
+    });
+}
+
+/// As `InFlight::begin_below` does, with one as the limit.
+fn begin(in_flight: &AtomicU32) -> bool {
+    in_flight.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+/// As `InFlight` does when it is dropped.
+fn end(in_flight: &AtomicU32, line: &Line) {
+    in_flight.fetch_sub(1, Ordering::Relaxed);
+    line.call();
+}
+
+/// As `queue::wait` does.
+fn wait(line: &Arc<Line>, in_flight: &AtomicU32) {
+    let place = Line::join(line, 8).expect("room in the line");
+    block_on(poll_fn(|cx| match place.is_first(cx) && begin(in_flight) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    }));
+}
+
+#[test]
+fn nobody_waits_for_ever_beside_room() {
+    let mut model = loom::model::Builder::new();
+    // All orders of three threads are too many; lost wake-ups need few preemptions.
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let (line, in_flight) = (Line::new(), Arc::new(AtomicU32::new(1)));
+        let waiters = [(); 2].map(|()| {
+            let (line, in_flight) = (Arc::clone(&line), Arc::clone(&in_flight));
+            thread::spawn(move || {
+                // Loom finds a wake-up that is lost: nobody could go on.
+                wait(&line, &in_flight);
+                end(&in_flight, &line);
+            })
+        });
+        end(&in_flight, &line);
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert_eq!((line.waiting(), in_flight.load(Ordering::SeqCst)), (0, 0));
     });
 }

@@ -1,0 +1,152 @@
+//! Services and their instances.
+
+use std::collections::BTreeMap;
+
+use portolan_discovery::model::Instance;
+use portolan_discovery::snapshot::{Member, ServiceEntry, State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{ConcurrencyView, EjectionView, StickyView, millis, origin, states, word};
+
+/// A service.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServiceView {
+    /// The name.
+    pub name: String,
+    /// `http` or `tcp`.
+    pub protocol: String,
+    /// `p2c`, `round_robin`, `least` or `hash`.
+    #[serde(default)]
+    pub balance: String,
+    /// What `hash` goes by: `header:NAME`, `cookie:NAME` or `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_by: Option<String>,
+    /// How long an instance that came up takes to its full share, in milliseconds; no time when
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_ms: Option<u64>,
+    /// When an instance that answers badly is left alone for a while.
+    #[serde(default)]
+    pub ejection: EjectionView,
+    /// The cookie that keeps a client with its instance; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<StickyView>,
+    /// How much one instance does at a time; no limit when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyView>,
+    /// Instances by state.
+    pub states: BTreeMap<String, usize>,
+    /// The instances.
+    pub instances: Vec<InstanceView>,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct InstanceView {
+    /// The service.
+    pub service: String,
+    /// The name within the service.
+    pub id: String,
+    /// The node whose agent owns it.
+    pub node: String,
+    /// Where it listens.
+    pub addr: String,
+    /// Its share of the traffic.
+    pub weight: u16,
+    /// `up`, `starting`, `down`, `draining` or `admin-down`.
+    pub state: String,
+    /// Why it is not up, in a few words.
+    pub cause: Option<String>,
+    /// Who registered it.
+    pub origin: String,
+    /// When its health or phase last changed, in milliseconds of Unix time.
+    pub since_ms: u64,
+}
+
+/// A service that is asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceCall {
+    /// `http` (default) or `tcp`.
+    #[serde(default)]
+    pub protocol: Option<String>,
+    /// Whether connections to instances are kept for the next request; they are by default.
+    #[serde(default)]
+    pub keep_alive: Option<bool>,
+    /// How requests are spread: `p2c` (default), `round_robin`, `least` or `hash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
+    /// What `hash` goes by: `header:NAME`, `cookie:NAME` or `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_by: Option<String>,
+    /// How long an instance that came up takes to its full share, in milliseconds; no time when
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_ms: Option<u64>,
+    /// When an instance that answers badly is left alone for a while; the default when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejection: Option<EjectionView>,
+    /// The cookie that keeps a client with its instance; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<StickyView>,
+    /// How much one instance does at a time; no limit when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyView>,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An instance that is asked for. Its health is up: who registers by API answers for it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceCall {
+    /// Where it listens.
+    pub addr: String,
+    /// Its share, 1 to 65,535; 100 when left out.
+    #[serde(default)]
+    pub weight: Option<u16>,
+    /// Free key-value pairs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<&ServiceEntry> for ServiceView {
+    fn from(entry: &ServiceEntry) -> Self {
+        Self {
+            name: entry.service.name.to_string(),
+            protocol: word(&entry.service.protocol),
+            balance: word(&entry.service.balancing.word()),
+            hash_by: entry.service.balancing.hash_by().map(ToString::to_string),
+            slow_start_ms: millis(entry.service.slow_start),
+            ejection: entry.service.ejection.as_ref().into(),
+            sticky: entry.service.sticky.as_ref().map(StickyView::from),
+            concurrency: entry.service.concurrency.as_ref().map(ConcurrencyView::from),
+            states: states(entry.members.values()),
+            instances: entry.members.values().map(InstanceView::from).collect(),
+        }
+    }
+}
+
+impl From<&Member> for InstanceView {
+    fn from(member: &Member) -> Self {
+        let instance: &Instance = &member.instance;
+        let overridden = member
+            .overridden_by
+            .as_ref()
+            .filter(|_| member.state != State::Up)
+            .map(|o| format!("{} by {}: {}", word(&o.word), o.by, o.reason));
+        Self {
+            service: instance.service.to_string(),
+            id: instance.id.to_string(),
+            node: instance.node.to_string(),
+            addr: instance.addr.to_string(),
+            weight: instance.weight.0.get(),
+            state: member.state.word().to_owned(),
+            cause: overridden.or_else(|| instance.cause.clone()),
+            origin: origin(&instance.origin),
+            since_ms: instance.since_ms,
+        }
+    }
+}
