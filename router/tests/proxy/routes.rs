@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use portolan_discovery::model::route::Matches;
 use portolan_discovery::model::{
-    Host, HttpRule, Phase, Predicates, Rewrite, Route, RouteName, RouteTimeouts, Rule,
+    Balancing, Host, HttpRule, Phase, Predicates, Rewrite, Route, RouteName, RouteTimeouts, Rule,
+    Service, ServiceName,
 };
 
 use super::instance::{Instance, nobody, ok};
 use super::peer::Peer;
-use super::rig::{Rig, instance, instance_with, listener, route, routed, web};
+use super::rig::{Rig, instance, instance_with, listener, put_service, route, routed, web};
 
 /// Longer than a tick of the timers, shorter than any default.
 const SHORT: Duration = Duration::from_millis(100);
@@ -205,6 +206,11 @@ async fn only_the_leader_gets_what_is_for_leaders() {
     let mut all = route("/all", "web");
     all.name = RouteName::parse("all").unwrap();
     let records = [
+        // In turn: else the one that was slow once would be left alone for seconds.
+        put_service(&Service {
+            balancing: Balancing::RoundRobin,
+            ..Service::named(ServiceName::parse("web").unwrap())
+        }),
         since("a", a, 20, Phase::Active),
         since("b", b, 10, Phase::Active),
         routed(&leading),
