@@ -24,8 +24,8 @@ use portolan::scheduler::{ClusterView, Group, Job, Plan, Standing, Want, plan};
 use portolan_discovery::model::record::encode;
 use portolan_discovery::model::{
     Backend, Event, Health, HttpRule, Instance, InstanceId, JobSpec, Key, Kv, ListenerName, Node,
-    NodeName, Origin, Phase, Placement, PortRange, Resources, Revision, Route, RouteName,
-    RouteTimeouts, Rule, Service, ServiceName, Wanted, Weight,
+    NodeName, Origin, Phase, Placement, PortRange, Resources, Revision, Route, RouteName, Rule,
+    Service, ServiceName, Wanted, Weight,
 };
 use portolan_discovery::snapshot::Snapshot;
 use portolan_dns::{Cache, Client, Decision, View, Zone, ZoneConfig, answer};
@@ -95,24 +95,9 @@ fn put_instance(service: usize, id: usize, health: Health) -> Event {
 }
 
 fn put_route(name: &str, host: &str, path: &str, service: usize) -> Event {
-    let record = Route {
-        name: RouteName::parse(name).unwrap(),
-        listener: None,
-        rule: Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap())),
-        backends: vec![Backend {
-            service: service_name(service),
-            weight: Weight::DEFAULT,
-            leader: false,
-        }],
-        timeouts: RouteTimeouts::default(),
-        rewrite: None,
-        mirror: None,
-        error_pages: None,
-        retry: None,
-        body_bytes_max: None,
-        created_ms: 0,
-        origin: Origin::Api,
-    };
+    let rule = Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap()));
+    let backends = vec![Backend::to(service_name(service))];
+    let record = Route::new(RouteName::parse(name).unwrap(), rule, backends);
     put(Key::Route(record.name.clone()), encode(&record))
 }
 

@@ -81,8 +81,8 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
             ask::instances(&client, json, service, state).await
         }
         Command::Routes => ask::routes(&client, json).await,
-        Command::Route { command: RouteCommand::Explain { method, url, headers, listener } } => {
-            ask::explain(&client, json, &method, &url, &headers, listener).await
+        Command::Route { command: RouteCommand::Explain(explain) } => {
+            ask::explain(&client, json, &explain).await
         }
         Command::Nodes => ask::nodes(&client, json).await,
         Command::Apps { app: None } => ask::apps(&client, json).await,

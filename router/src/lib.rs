@@ -13,6 +13,7 @@ mod buffer;
 mod cell;
 mod clock;
 mod config;
+mod cookie;
 mod deadline;
 mod drain;
 mod endpoint;

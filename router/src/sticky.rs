@@ -8,6 +8,7 @@ use std::sync::Arc;
 use portolan_discovery::model::{InstanceId, ServiceName, Sticky};
 use sha2::{Digest, Sha256};
 
+use crate::cookie::values;
 use crate::endpoint::Endpoint;
 use crate::table::RequestView;
 
@@ -118,16 +119,6 @@ impl Tokens {
         });
         found
     }
-}
-
-/// The values of the cookies of this name in one line (RFC 6265 §5.4, read as servers do).
-fn values<'v>(line: &'v [u8], name: &'v [u8]) -> impl Iterator<Item = &'v [u8]> {
-    line.split(|byte| *byte == b';').filter_map(move |pair| {
-        let pair = pair.trim_ascii();
-        let value = pair.strip_prefix(name)?.strip_prefix(b"=")?;
-        let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-        Some(quoted.unwrap_or(value))
-    })
 }
 
 #[cfg(test)]

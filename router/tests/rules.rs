@@ -56,7 +56,7 @@
 //! | 54 size of a field list | HPACK only; what HTTP/1.1 has of it is 66 |
 //! | 56 statuses | `answers::an_error_has_its_status_and_the_code_of_the_log`, `broken::*`, `proxy::failures::every_dead_end_has_its_own_status` |
 //! | 57 a client that has gone | `answers::a_client_that_has_gone_takes_its_connection_to_the_back_end_with_it` |
-//! | 58 what is tried again | `proxy::failures::a_request_that_must_not_be_sent_twice_is_not` and its neighbours, `broken::*`; no answer is tried again, so `Retry-After` has nobody to honour it |
+//! | 58 what is tried again | `proxy::failures::a_request_that_must_not_be_sent_twice_is_not` and its neighbours, `broken::*`; by status: `proxy::retries::*`, with `Retry-After` in `an_answer_that_says_when_to_come_back_is_taken` |
 //! | 59 another endpoint | `proxy::failures::a_refused_connection_is_tried_on_another_instance`, `proxy::failures::no_instance_is_tried_twice_and_the_reason_is_told`; attempts are not told to anybody, so there is no field to strip |
 //! | 60 who the client is | `hops::what_concerns_the_clients_connection_stays_on_it`, `hops::what_a_trusted_proxy_says_is_added_to` |
 //! | 61 PROXY protocol | `proxy::greeting::*` |

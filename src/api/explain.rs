@@ -1,11 +1,13 @@
 //! Which route and instance a request would take. The request is written out and read by the
 //! router's own codec, so that host and path are those that the router would match.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use portolan_discovery::model::ListenerName;
 use portolan_router::h1::{HeadScratch, Limits, parse_request};
-use portolan_router::{Ask, BackendView, EndpointView, Explanation, RequestView};
+use portolan_router::{Ask, BackendView, EndpointView, Explanation, Key, RequestView, Table};
 
 use super::view::{ExplainCandidate, ExplainInstance, ExplainView};
 use super::{ApiError, ErrorBody, Shared};
@@ -19,6 +21,7 @@ struct Asked {
     method: String,
     url: String,
     listener: Option<ListenerName>,
+    source: Option<IpAddr>,
     headers: Vec<String>,
 }
 
@@ -28,6 +31,7 @@ struct Asked {
         ("method" = Option<String>, Query, description = "GET by default"),
         ("url" = String, Query, description = "absolute, such as http://shop.test/api"),
         ("listener" = Option<String>, Query, description = "the listener that it comes to"),
+        ("source" = Option<String>, Query, description = "the client's address; 127.0.0.1 by default"),
         ("header" = Option<Vec<String>>, Query, description = "`Name: value`, several times"),
     ),
     responses((status = 200, body = ExplainView), (status = 400, body = ErrorBody)))]
@@ -54,11 +58,17 @@ pub(super) async fn explain(
         .unwrap_or_else(|| ListenerName::parse(ANY_LISTENER).expect("a constant name"));
     let table = context.router.table();
     let request = RequestView::of(&listener, &request);
-    let picked = table.route(&request).and_then(|route| {
-        let picked = route.pick(&table, &Ask::first(random())).ok()?;
-        Some(format!("{}/{}", picked.service, picked.id))
-    });
+    let source = asked.source.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let picked = picked(&table, &request, source, random());
     Ok(Json(ExplainView { picked, ..view(&request, &table.explain(&request)) }))
+}
+
+/// The instance that the request gets this time: picked as a worker picks.
+fn picked(table: &Table, request: &RequestView<'_>, source: IpAddr, random: u64) -> Option<String> {
+    let key = Key::Request(request, source);
+    let ask = Ask { now_us: unix_ms() * 1_000, key, ..Ask::first(random) };
+    let picked = table.route(request)?.pick(table, &ask).ok()?;
+    Some(format!("{}/{}", picked.service, picked.id))
 }
 
 fn asked(query: &str) -> Result<Asked, ApiError> {
@@ -73,10 +83,15 @@ fn asked(query: &str) -> Result<Asked, ApiError> {
             "listener" => {
                 asked.listener = Some(value.parse().map_err(|error| ApiError::invalid(error, ""))?);
             }
+            "source" => {
+                let hint = "expected an IP address";
+                let source = value.parse();
+                asked.source = Some(source.map_err(|error| ApiError::invalid(error, hint))?);
+            }
             other => {
                 return Err(ApiError::invalid(
                     format!("unknown parameter \"{other}\""),
-                    "expected one of method, url, listener, header",
+                    "expected one of method, url, listener, source, header",
                 ));
             }
         }
@@ -219,6 +234,17 @@ fn outcome(backend: &BackendView, endpoint: &EndpointView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::Ipv6Addr;
+
+    use portolan_discovery::model::record::encode;
+    use portolan_discovery::model::{
+        Backend, Balancing, Event, HashBy, Health, HostPattern, HttpRule, Instance, InstanceId,
+        Key, Kv, Origin, PathPattern, Phase, Revision, Route, Rule, Service, ServiceName, Weight,
+    };
+    use portolan_discovery::snapshot::Snapshot;
+    use portolan_router::metrics::Metrics;
+
     use super::*;
 
     #[test]
@@ -227,6 +253,69 @@ mod tests {
             asked("method=post&url=http%3A%2F%2Fa.test%3A81%2Fx%3Fy&header=X-A%3A%201").unwrap();
         let head = String::from_utf8(head(&asked).unwrap()).unwrap();
         assert_eq!(head, "POST /x?y HTTP/1.1\r\nHost: a.test:81\r\nX-A: 1\r\n\r\n");
+    }
+
+    #[test]
+    fn the_source_is_an_address() {
+        let source = |text: &str| asked(&format!("source={text}")).map(|asked| asked.source);
+        assert_eq!(source("::1").ok(), Some(Some(Ipv6Addr::LOCALHOST.into())));
+        assert_eq!(asked("").unwrap().source, None);
+        assert!(source("localhost").is_err());
+    }
+
+    /// A service that spreads clients by their address, with three instances.
+    fn by_source() -> Table {
+        let name: ServiceName = "web".parse().unwrap();
+        let balancing = Balancing::Hash(HashBy::Source);
+        let service = Service { balancing, ..Service::named(name.clone()) };
+        let rule = Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all()));
+        let route = Route::new("all".parse().unwrap(), rule, vec![Backend::to(name.clone())]);
+        let mut records = vec![
+            (Key::Service(name.clone()), encode(&service)),
+            (Key::Route(route.name.clone()), encode(&route)),
+        ];
+        for port in 1..=3 {
+            let id: InstanceId = format!("i{port}").parse().unwrap();
+            let record = Instance {
+                service: name.clone(),
+                id: id.clone(),
+                node: "here".parse().unwrap(),
+                addr: ([127, 0, 0, 1], port).into(),
+                weight: Weight::DEFAULT,
+                health: Health::Up,
+                cause: None,
+                phase: Phase::Active,
+                origin: Origin::Api,
+                since_ms: 0,
+                labels: BTreeMap::new(),
+            };
+            records.push((Key::Instance(name.clone(), id), encode(&record)));
+        }
+        let (created, modified) = (Revision(1), Revision(1));
+        let put = |(key, value): (Key, _)| {
+            Event::Put(Kv { key: key.to_string(), value, created, modified, lease: None })
+        };
+        let events: Vec<_> = records.into_iter().map(put).collect();
+        let (snapshot, rejected) = Snapshot::default().apply(&events, created);
+        assert!(rejected.is_empty());
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        Table::compile(&snapshot, None, &metrics).table
+    }
+
+    #[test]
+    fn the_pick_goes_by_who_asks() {
+        let (table, listener) = (by_source(), ListenerName::parse("web").unwrap());
+        let request = RequestView::get(&listener, "a.test", "/");
+        let pick = |last: u8, random| {
+            picked(&table, &request, [192, 0, 2, last].into(), random).expect("an instance")
+        };
+        let mut seen = BTreeSet::new();
+        for last in 0..50 {
+            let first = pick(last, 0);
+            assert!((1..20).all(|draw| pick(last, u64::MAX / draw) == first), "{last}");
+            seen.insert(first);
+        }
+        assert_eq!(seen.len(), 3, "{seen:?}");
     }
 
     #[test]

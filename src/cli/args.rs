@@ -1,6 +1,6 @@
 //! The command line: every command and option, with what it does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -199,18 +199,24 @@ pub(super) struct Check {
 #[derive(Debug, Subcommand)]
 pub(super) enum RouteCommand {
     /// Tell which route and instances a request would take, and why the others lost.
-    Explain {
-        /// The method.
-        method: String,
-        /// The URL, such as http://shop.test/api.
-        url: String,
-        /// A header field of the request; may be given several times. `Host` wins over the URL.
-        #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
-        headers: Vec<String>,
-        /// The listener that the request comes to; all HTTP listeners' common routes by default.
-        #[arg(long)]
-        listener: Option<String>,
-    },
+    Explain(Explain),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Explain {
+    /// The method.
+    pub(super) method: String,
+    /// The URL, such as http://shop.test/api.
+    pub(super) url: String,
+    /// A header field of the request; may be given several times. `Host` wins over the URL.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(super) headers: Vec<String>,
+    /// The listener that the request comes to; all HTTP listeners' common routes by default.
+    #[arg(long)]
+    pub(super) listener: Option<String>,
+    /// The address that the request comes from; 127.0.0.1 by default.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) source: Option<IpAddr>,
 }
 
 #[derive(Debug, ClapArgs)]

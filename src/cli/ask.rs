@@ -3,6 +3,7 @@
 use portolan_discovery::model::AppName;
 
 use super::Failure;
+use super::args::Explain;
 use super::client::Client;
 use super::table::{self, ago, counts, or_dash, say};
 use crate::api::view::{
@@ -162,19 +163,16 @@ fn asked(view: &RouteView) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(" ") }
 }
 
-pub(super) async fn explain(
-    client: &Client,
-    json: bool,
-    method: &str,
-    url: &str,
-    headers: &[String],
-    listener: Option<String>,
-) -> Result<(), Failure> {
-    let mut path = format!("/v1/explain?method={}&url={}", escaped(method), escaped(url));
-    if let Some(listener) = listener {
-        path.push_str(&format!("&listener={}", escaped(&listener)));
+pub(super) async fn explain(client: &Client, json: bool, asked: &Explain) -> Result<(), Failure> {
+    let mut path =
+        format!("/v1/explain?method={}&url={}", escaped(&asked.method), escaped(&asked.url));
+    if let Some(listener) = &asked.listener {
+        path.push_str(&format!("&listener={}", escaped(listener)));
     }
-    for header in headers {
+    if let Some(source) = asked.source {
+        path.push_str(&format!("&source={}", escaped(&source.to_string())));
+    }
+    for header in &asked.headers {
         path.push_str(&format!("&header={}", escaped(header)));
     }
     let view: ExplainView = client.get(&path).await?;

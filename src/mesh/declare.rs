@@ -205,32 +205,16 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use portolan_discovery::model::{
-        Backend, HttpRule, PathPattern, Revision, RouteTimeouts, Rule, ServiceName, Weight,
-    };
+    use portolan_discovery::model::{Backend, HttpRule, PathPattern, Revision, Rule, ServiceName};
     use portolan_discovery::store::Op;
 
     use super::*;
 
     fn route(name: &str, host: &str, origin: Origin) -> Route {
-        Route {
-            name: RouteName::parse(name).unwrap(),
-            listener: None,
-            rule: Rule::Http(HttpRule::new(host.parse().unwrap(), PathPattern::all())),
-            backends: vec![Backend {
-                service: ServiceName::parse("web").unwrap(),
-                weight: Weight::DEFAULT,
-                leader: false,
-            }],
-            timeouts: RouteTimeouts::default(),
-            rewrite: None,
-            mirror: None,
-            error_pages: None,
-            retry: None,
-            body_bytes_max: None,
-            origin,
-            created_ms: 7,
-        }
+        let rule = Rule::Http(HttpRule::new(host.parse().unwrap(), PathPattern::all()));
+        let backends = vec![Backend::to(ServiceName::parse("web").unwrap())];
+        let route = Route::new(RouteName::parse(name).unwrap(), rule, backends);
+        Route { origin, created_ms: 7, ..route }
     }
 
     fn kv(route: &Route) -> Kv {

@@ -95,55 +95,65 @@ struct RawFile {
     check: Vec<CheckFile>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawService {
-    name: ServiceName,
-    #[serde(default)]
-    protocol: Protocol,
-    #[serde(default = "yes")]
-    keep_alive: bool,
-    #[serde(default, deserialize_with = "value::sticky")]
-    sticky: Option<Sticky>,
-    in_flight_max: Option<NonZeroU32>,
-    queue_max: Option<u32>,
-    queue_wait: Option<value::Span>,
-    #[serde(default)]
-    balance: BalanceWord,
-    hash_by: Option<HashBy>,
-    slow_start: Option<value::Span>,
-    #[serde(default = "value::usual_ejection", deserialize_with = "value::ejection")]
-    ejection: Option<Ejection>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
+/// Declares a table with the keys of a service, alone or with more beside them: unknown keys are
+/// errors, which a table that is flattened into another one cannot tell.
+macro_rules! service_keys {
+    (struct $name:ident { $($more:tt)* }) => {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            name: ServiceName,
+            #[serde(default)]
+            protocol: Protocol,
+            #[serde(default = "yes")]
+            keep_alive: bool,
+            #[serde(default, deserialize_with = "value::sticky")]
+            sticky: Option<Sticky>,
+            in_flight_max: Option<NonZeroU32>,
+            queue_max: Option<u32>,
+            queue_wait: Option<value::Span>,
+            #[serde(default)]
+            balance: BalanceWord,
+            hash_by: Option<HashBy>,
+            slow_start: Option<value::Span>,
+            #[serde(default = "value::usual_ejection", deserialize_with = "value::ejection")]
+            ejection: Option<Ejection>,
+            #[serde(default)]
+            labels: BTreeMap<String, String>,
+            $($more)*
+        }
+
+        impl $name {
+            fn service(&self) -> Result<Service, BodyError> {
+                let span = |span: &Option<value::Span>| span.as_ref().map(|span| span.0);
+                let wait = span(&self.queue_wait);
+                Ok(Service {
+                    name: self.name.clone(),
+                    protocol: self.protocol,
+                    keep_alive: self.keep_alive,
+                    sticky: self.sticky.clone(),
+                    concurrency: Concurrency::from_keys(self.in_flight_max, self.queue_max, wait)?,
+                    balancing: Balancing::of(self.balance, self.hash_by.clone())?,
+                    slow_start: span(&self.slow_start),
+                    ejection: self.ejection,
+                    labels: self.labels.clone(),
+                })
+            }
+        }
+    };
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTable {
-    name: ServiceName,
-    #[serde(default)]
-    protocol: Protocol,
-    #[serde(default = "yes")]
-    keep_alive: bool,
-    #[serde(default, deserialize_with = "value::sticky")]
-    sticky: Option<Sticky>,
-    in_flight_max: Option<NonZeroU32>,
-    queue_max: Option<u32>,
-    queue_wait: Option<value::Span>,
-    #[serde(default)]
-    balance: BalanceWord,
-    hash_by: Option<HashBy>,
-    slow_start: Option<value::Span>,
-    #[serde(default = "value::usual_ejection", deserialize_with = "value::ejection")]
-    ejection: Option<Ejection>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    instances: Vec<InstanceFile>,
-    #[serde(default)]
-    checks: Vec<CheckFile>,
-}
+service_keys!(
+    struct RawService {}
+);
+service_keys!(
+    struct RawTable {
+        #[serde(default)]
+        instances: Vec<InstanceFile>,
+        #[serde(default)]
+        checks: Vec<CheckFile>,
+    }
+);
 
 fn yes() -> bool {
     true
@@ -191,14 +201,6 @@ fn body(
     Ok(Body { service, instances: all })
 }
 
-fn concurrency(
-    in_flight_max: Option<NonZeroU32>,
-    queue_max: Option<u32>,
-    queue_wait: Option<value::Span>,
-) -> Result<Option<Concurrency>, BodyError> {
-    Ok(Concurrency::from_keys(in_flight_max, queue_max, queue_wait.map(|span| span.0))?)
-}
-
 /// The id of an instance without one: its address as a label, such as `127-0-0-1-8080`.
 pub fn id_of(addr: SocketAddr) -> InstanceId {
     let segments: Vec<String> = match addr.ip() {
@@ -213,21 +215,7 @@ impl TryFrom<RawFile> for FolderFile {
     type Error = BodyError;
 
     fn try_from(raw: RawFile) -> Result<Self, BodyError> {
-        let raw_service = raw.service;
-        let concurrency =
-            concurrency(raw_service.in_flight_max, raw_service.queue_max, raw_service.queue_wait)?;
-        let service = Service {
-            name: raw_service.name,
-            protocol: raw_service.protocol,
-            keep_alive: raw_service.keep_alive,
-            sticky: raw_service.sticky,
-            concurrency,
-            balancing: Balancing::of(raw_service.balance, raw_service.hash_by)?,
-            slow_start: raw_service.slow_start.map(|span| span.0),
-            ejection: raw_service.ejection,
-            labels: raw_service.labels,
-        };
-        body(service, raw.instance, raw.check).map(Self)
+        body(raw.service.service()?, raw.instance, raw.check).map(Self)
     }
 }
 
@@ -235,19 +223,7 @@ impl TryFrom<RawTable> for ServiceFile {
     type Error = BodyError;
 
     fn try_from(raw: RawTable) -> Result<Self, BodyError> {
-        let service = Service {
-            name: raw.name,
-            protocol: raw.protocol,
-            keep_alive: raw.keep_alive,
-            sticky: raw.sticky,
-            concurrency: concurrency(raw.in_flight_max, raw.queue_max, raw.queue_wait)?,
-            balancing: Balancing::of(raw.balance, raw.hash_by)?,
-            slow_start: raw.slow_start.map(|span| span.0),
-            ejection: raw.ejection,
-            labels: raw.labels,
-        };
-        let RawTable { instances, checks, .. } = raw;
-        body(service, instances, checks).map(Self)
+        body(raw.service()?, raw.instances, raw.checks).map(Self)
     }
 }
 

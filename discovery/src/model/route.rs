@@ -114,6 +114,13 @@ pub struct Backend {
     pub leader: bool,
 }
 
+impl Backend {
+    /// Any instance of a service, with the usual weight.
+    pub fn to(service: ServiceName) -> Self {
+        Self { service, weight: Weight::DEFAULT, leader: false }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_false(value: &bool) -> bool {
     !value
@@ -194,6 +201,27 @@ pub struct Route {
     pub origin: Origin,
     /// When it was made, in milliseconds of Unix time: of two equal rules the older wins.
     pub created_ms: u64,
+}
+
+impl Route {
+    /// A route of every HTTP listener that changes nothing and waits as the router does; made by
+    /// the API at the beginning of time.
+    pub fn new(name: RouteName, rule: Rule, backends: Vec<Backend>) -> Self {
+        Self {
+            name,
+            listener: None,
+            rule,
+            backends,
+            timeouts: RouteTimeouts::default(),
+            rewrite: None,
+            mirror: None,
+            retry: None,
+            body_bytes_max: None,
+            error_pages: None,
+            origin: Origin::Api,
+            created_ms: 0,
+        }
+    }
 }
 
 #[cfg(test)]

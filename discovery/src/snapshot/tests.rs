@@ -1,9 +1,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::model::{
-    Backend, HostPattern, HttpRule, Origin, PathPattern, RouteTimeouts, Rule, Weight,
-};
+use crate::model::{Backend, HostPattern, HttpRule, Origin, PathPattern, Rule, Weight};
 
 fn name(text: &str) -> ServiceName {
     ServiceName::parse(text).unwrap()
@@ -26,19 +24,10 @@ fn instance(service: &str, id: &str, health: Health) -> Instance {
 }
 
 fn route(text: &str) -> Route {
+    let rule = Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all()));
     Route {
-        name: RouteName::parse(text).unwrap(),
-        listener: None,
-        rule: Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all())),
-        backends: vec![Backend { service: name("web"), weight: Weight::DEFAULT, leader: false }],
-        timeouts: RouteTimeouts::default(),
-        rewrite: None,
-        mirror: None,
-        error_pages: None,
-        retry: None,
-        body_bytes_max: None,
         origin: Origin::Config(NodeName::parse("n1").unwrap()),
-        created_ms: 0,
+        ..Route::new(RouteName::parse(text).unwrap(), rule, vec![Backend::to(name("web"))])
     }
 }
 

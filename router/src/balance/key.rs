@@ -8,6 +8,7 @@ use portolan_discovery::model::HashBy;
 
 use super::ask::Key;
 use super::weights::mix;
+use crate::cookie::values;
 use crate::table::RequestView;
 
 /// The key of who asks; none where a request does not have what is hashed.
@@ -37,20 +38,12 @@ fn of_addr(addr: IpAddr) -> u64 {
     }
 }
 
-/// RFC 6265 §5.4: `name=value` with `; ` between; there may be several lines.
+/// Of the first cookie with this name; there may be several lines.
 fn of_cookie(name: &str, request: &RequestView<'_>) -> Option<u64> {
     let mut hash = None;
     request.headers.any("cookie", &mut |line| {
-        for pair in line.split(|byte| *byte == b';') {
-            let pair = pair.trim_ascii();
-            if let Some(rest) = pair.strip_prefix(name.as_bytes())
-                && let Some(value) = rest.strip_prefix(b"=")
-            {
-                hash = Some(of(value));
-                return true;
-            }
-        }
-        false
+        hash = values(line, name.as_bytes()).next().map(of);
+        hash.is_some()
     });
     hash
 }

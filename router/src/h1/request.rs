@@ -68,14 +68,11 @@ pub fn parse_request<'a>(
     let Some(start) = skip_line_break(buf)? else { return Ok(None) };
     let window = &buf[start..buf.len().min(start + limits.head_bytes_max)];
     let lines_max = limits.headers_max.min(HEADERS_HARD_MAX);
-    let plain = plain::request(window, lines_max, scratch);
-    let PlainRequest { method, target, minor, len } = match plain {
-        Some(plain) => plain,
-        None => match read_with_care(window, scratch, limits)? {
-            Some(read) => read,
-            None => return Ok(None),
-        },
+    let read = match plain::request(window, lines_max, scratch) {
+        None => read_with_care(window, scratch, limits)?,
+        plain => plain,
     };
+    let Some(PlainRequest { method, target, minor, len }) = read else { return Ok(None) };
     let head = &window[..len];
     if target.len() > limits.target_bytes_max {
         return Err(Reason::UriTooLong);

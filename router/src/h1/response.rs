@@ -68,14 +68,11 @@ pub fn parse_response<'a>(
     }
     let window = &buf[..buf.len().min(limits.head_bytes_max)];
     let lines_max = limits.headers_max.min(HEADERS_HARD_MAX);
-    let plain = plain::response(window, lines_max, scratch);
-    let PlainResponse { status, reason, minor, len } = match plain {
-        Some(plain) => plain,
-        None => match read_with_care(window, scratch, limits)? {
-            Some(read) => read,
-            None => return Ok(None),
-        },
+    let read = match plain::response(window, lines_max, scratch) {
+        None => read_with_care(window, scratch, limits)?,
+        plain => plain,
     };
+    let Some(PlainResponse { status, reason, minor, len }) = read else { return Ok(None) };
     let head = &window[..len];
     let fields = Fields::gather(scratch, head)?;
     let (facts, length) = fields.facts(status, minor == 1, request)?;

@@ -234,10 +234,9 @@ impl Exchange {
             is_secure: self.is_secure,
             retry: rule(&self.route, self.takes_any, &self.facts, self.retries),
         };
-        let was_settled = self.download.is_settled(asked.retry);
         let received =
             self.download.poll(cx, &mut client.stream, &mut upstream.stream, &asked, moved);
-        if !was_settled && self.download.is_settled(asked.retry) {
+        if self.upload.is_repeatable() && self.download.is_settled(asked.retry) {
             self.upload.settle(&mut conn.input);
         }
         let receiving = received?;

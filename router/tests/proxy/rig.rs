@@ -7,8 +7,8 @@ use std::time::Duration;
 use portolan_discovery::model::record::encode;
 use portolan_discovery::model::{
     Backend, Event, Health, HttpRule, Instance as Record, InstanceId, Key, Kv, ListenerName,
-    NodeName, Origin, Phase, Protocol, Revision, Route, RouteName, RouteTimeouts, Rule, Service,
-    ServiceName, Weight,
+    NodeName, Origin, Phase, Protocol, Revision, Route, RouteName, Rule, Service, ServiceName,
+    Weight,
 };
 use portolan_discovery::snapshot::Snapshot;
 use portolan_router::{Config, ListenerConfig, Router, Table};
@@ -91,24 +91,9 @@ pub fn put_service(record: &Service) -> Event {
 
 /// A route of every HTTP listener from `path` on any host to `to`.
 pub fn route(path: &str, to: &str) -> Route {
-    Route {
-        name: RouteName::parse(&format!("to-{to}")).unwrap(),
-        listener: None,
-        rule: Rule::Http(HttpRule::new("*".parse().unwrap(), path.parse().unwrap())),
-        backends: vec![Backend {
-            service: ServiceName::parse(to).unwrap(),
-            weight: Weight::DEFAULT,
-            leader: false,
-        }],
-        timeouts: RouteTimeouts::default(),
-        rewrite: None,
-        mirror: None,
-        error_pages: None,
-        retry: None,
-        body_bytes_max: None,
-        origin: Origin::Api,
-        created_ms: 0,
-    }
+    let rule = Rule::Http(HttpRule::new("*".parse().unwrap(), path.parse().unwrap()));
+    let backends = vec![Backend::to(ServiceName::parse(to).unwrap())];
+    Route::new(RouteName::parse(&format!("to-{to}")).unwrap(), rule, backends)
 }
 
 /// The record of a route.

@@ -142,6 +142,8 @@ async fn a_client_of_an_instance_that_is_full_or_refuses_gets_another_and_its_co
     let mut rig = Rig::new(&records);
     let mut client = rig.client().await;
     let cookie = given(&client.get("/").await).unwrap();
+    // The answer may be here before its request is counted out.
+    rig.settled("web").await;
     let mut busy = rig.client().await;
     busy.send("GET /hold HTTP/1.1\r\nHost: web.test\r\n\r\n").await;
     until("a full instance", || rig.in_flight("web") == 1).await;

@@ -9,8 +9,8 @@ use portolan_discovery::model::record::encode;
 use portolan_discovery::model::route::{Matches, ValuePattern};
 use portolan_discovery::model::{
     Backend, Event, Health, HttpRule, Instance, InstanceId, Key, Kv, ListenerName, NodeName,
-    Origin, Override, Phase, Predicates, Revision, Route, RouteName, RouteTimeouts, Rule, Scope,
-    Service, ServiceName, Weight, Word,
+    Origin, Override, Phase, Predicates, Revision, Route, RouteName, Rule, Scope, Service,
+    ServiceName, Weight, Word,
 };
 use portolan_discovery::snapshot::Snapshot;
 use portolan_router::metrics::Metrics;
@@ -157,20 +157,8 @@ pub fn delete_override(scope: &str) -> Event {
 
 /// A route to the service `web`, for every listener.
 pub fn route(name: &str, host: &str, path: &str) -> Route {
-    Route {
-        name: RouteName::parse(name).unwrap(),
-        listener: None,
-        rule: Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap())),
-        backends: vec![backend("web", 100)],
-        timeouts: RouteTimeouts::default(),
-        rewrite: None,
-        mirror: None,
-        error_pages: None,
-        retry: None,
-        body_bytes_max: None,
-        created_ms: 0,
-        origin: Origin::Api,
-    }
+    let rule = Rule::Http(HttpRule::new(host.parse().unwrap(), path.parse().unwrap()));
+    Route::new(RouteName::parse(name).unwrap(), rule, vec![backend("web", 100)])
 }
 
 /// Methods, header fields and parameters; the value `*` is any.

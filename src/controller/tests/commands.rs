@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use portolan_discovery::model::record::encode;
 use portolan_discovery::model::{
     AppName, Backend, Deployment, DeploymentState, HostPattern, HttpRule, Instance, Key, Origin,
-    Override, PathPattern, ReleaseId, Route, RouteTimeouts, Rule, Scope, Service, Weight, Word,
+    Override, PathPattern, ReleaseId, Route, Rule, Scope, Service, Word,
 };
 use portolan_discovery::store::{StoreError, Txn};
 
@@ -336,24 +336,8 @@ fn a_record_that_cannot_be_read_is_not_written_over() {
 }
 
 fn route(name: &str) -> Route {
-    Route {
-        name: name.parse().unwrap(),
-        listener: None,
-        rule: Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all())),
-        backends: vec![Backend {
-            service: "web".parse().unwrap(),
-            weight: Weight::DEFAULT,
-            leader: false,
-        }],
-        timeouts: RouteTimeouts::default(),
-        rewrite: None,
-        mirror: None,
-        error_pages: None,
-        retry: None,
-        body_bytes_max: None,
-        origin: Origin::Api,
-        created_ms: 0,
-    }
+    let rule = Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all()));
+    Route::new(name.parse().unwrap(), rule, vec![Backend::to("web".parse().unwrap())])
 }
 
 #[test]

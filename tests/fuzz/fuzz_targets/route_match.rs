@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use portolan_discovery::model::record::encode;
 use portolan_discovery::model::{
-    Backend, Event, HostPattern, HttpRule, Key, Kv, ListenerName, Origin, PathPattern, Predicates,
-    Revision, Route, RouteName, RouteTimeouts, Rule, ServiceName, Weight,
+    Backend, Event, HostPattern, HttpRule, Key, Kv, ListenerName, PathPattern, Predicates,
+    Revision, Route, RouteName, Rule, ServiceName,
 };
 use portolan_discovery::snapshot::Snapshot;
 use portolan_router::h1::{HeadScratch, Limits, parse_request};
@@ -20,23 +20,9 @@ static METRICS: LazyLock<std::sync::Arc<Metrics>> =
     LazyLock::new(|| Metrics::register(&prometheus::Registry::new()).expect("a new registry"));
 
 fn route(path: PathPattern, predicates: Predicates) -> Route {
-    Route {
-        name: RouteName::parse("r").expect("a name"),
-        listener: None,
-        rule: Rule::Http(HttpRule { host: HostPattern::Any, path, predicates }),
-        backends: vec![Backend {
-            service: ServiceName::parse("web").expect("a name"),
-            weight: Weight::DEFAULT, leader: false
-        }],
-        timeouts: RouteTimeouts::default(),
-        rewrite: None,
-        mirror: None,
-        error_pages: None,
-        retry: None,
-        body_bytes_max: None,
-        origin: Origin::Api,
-        created_ms: 0,
-    }
+    let rule = Rule::Http(HttpRule { host: HostPattern::Any, path, predicates });
+    let backends = vec![Backend::to(ServiceName::parse("web").expect("a name"))];
+    Route::new(RouteName::parse("r").expect("a name"), rule, backends)
 }
 
 fuzz_target!(|bytes: &[u8]| {

@@ -168,24 +168,11 @@ fn remove(node: &mut Node, way: &[&str], name: &RouteName, path: &PathPattern) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portolan_discovery::model::{HostPattern, HttpRule, Origin, Route, RouteTimeouts, Rule};
+    use portolan_discovery::model::{HostPattern, HttpRule, Route, Rule};
 
     fn entry(name: &str, path: &str) -> Arc<RouteEntry> {
         let rule = HttpRule::new(HostPattern::Any, path.parse().unwrap());
-        let record = Route {
-            name: name.parse().unwrap(),
-            listener: None,
-            rule: Rule::Http(rule),
-            backends: Vec::new(),
-            timeouts: RouteTimeouts::default(),
-            rewrite: None,
-            mirror: None,
-            error_pages: None,
-            retry: None,
-            body_bytes_max: None,
-            created_ms: 0,
-            origin: Origin::Api,
-        };
+        let record = Route::new(name.parse().unwrap(), Rule::Http(rule), Vec::new());
         Arc::new(RouteEntry::new(&Arc::new(record), |key| key))
     }
 
