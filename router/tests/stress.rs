@@ -107,7 +107,11 @@ async fn a_thousand_changes_a_second_lose_no_request_and_no_tunnel() {
     let seconds = std::env::var("PORTOLAN_STRESS_SECONDS")
         .map_or(10, |seconds| seconds.parse().expect("PORTOLAN_STRESS_SECONDS is a number"));
     let world = World::new().await;
-    let mut rig = Rig::with(&world.records(), |config| config.workers = 2);
+    let mut rig = Rig::with(&world.records(), |config| {
+        config.workers = 2;
+        // Whatever connects anew does so because of a change, not of its age.
+        config.timeouts.upstream_idle = Duration::from_secs(3_600);
+    });
     let mut changes = Changes::new(&world.web, &world.ws, &world.echo);
     let mut load = Load::start(rig.http, rig.tcp).await;
     let mut is_quick = false;
