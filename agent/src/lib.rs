@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_discovery::model::NodeName;
+use portolan_discovery::snapshot::Snapshot;
 use portolan_discovery::store::Store;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,8 @@ pub struct AgentConfig {
     pub services_dir: Option<PathBuf>,
     /// The services of the main configuration; sent again when it is read again.
     pub declared: watch::Receiver<Vec<Declared>>,
+    /// The records that this node serves.
+    pub records: watch::Receiver<Arc<Snapshot>>,
     /// Where and how jobs run.
     pub jobs: job::Config,
 }
@@ -66,9 +69,9 @@ impl Agent {
         store: Arc<dyn Store>,
         registry: &prometheus::Registry,
     ) -> Result<Self, BindError> {
-        let AgentConfig { node, services_dir, declared, jobs } = config;
+        let AgentConfig { node, services_dir, declared, records, jobs } = config;
         let metrics = Metrics::register(registry)?;
-        let checks = Checks::new(metrics.clone());
+        let checks = Checks::following(metrics.clone(), records);
         let registrar = Registrar::new(store, node, metrics.clone());
         let jobs = job::Supervisor::bind(jobs, registrar.clone(), checks.clone(), metrics.clone())?;
         Ok(Self { declared, services_dir, jobs, parts: Parts { registrar, checks, metrics } })

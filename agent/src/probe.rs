@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_discovery::model::{CheckKind, HttpCheck};
+use portolan_discovery::model::{CheckKind, HttpCheck, ProxyVersion};
 use rustls::ClientConfig;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -104,14 +105,28 @@ impl Deadline {
 /// authorities of a TLS check.
 pub struct Prober {
     kind: CheckKind,
+    proxy_protocol: Option<ProxyVersion>,
     tls: Option<Arc<ClientConfig>>,
     exec: exec::Runner,
+}
+
+/// Where a probe connects to, and what it says first.
+#[derive(Clone, Copy)]
+struct Peer {
+    addr: SocketAddr,
+    header: &'static [u8],
 }
 
 impl Prober {
     /// A prober of one kind.
     pub fn new(kind: CheckKind) -> Self {
-        Self { kind, tls: None, exec: exec::Runner::default() }
+        Self { kind, proxy_protocol: None, tls: None, exec: exec::Runner::default() }
+    }
+
+    /// From now on connections begin with such a header, which says that nobody else is behind
+    /// them: instances that ask for one take no connection without. A command is on its own.
+    pub fn begin_with(&mut self, header: Option<ProxyVersion>) {
+        self.proxy_protocol = header;
     }
 
     /// One probe. Ends by `timeout`; dropping it ends it too, with the command it runs.
@@ -120,11 +135,13 @@ impl Prober {
         // A timeout beyond the clock's range is one of an hour.
         let at = began.checked_add(timeout).unwrap_or(began + Duration::from_secs(3600));
         let deadline = Deadline { at, after: timeout };
+        let header = self.proxy_protocol.map_or(&b""[..], ProxyVersion::of_our_own);
+        let peer = Peer { addr, header };
         let result = match &self.kind {
-            CheckKind::Tcp => connect(addr, deadline).await.map(|_| "connected".to_owned()),
+            CheckKind::Tcp => connect(peer, deadline).await.map(|_| "connected".to_owned()),
             CheckKind::Exec { command } => self.exec.run(command, addr, deadline).await,
             CheckKind::Http(check) => match tls_of(check, &mut self.tls, deadline).await {
-                Ok(tls) => http::ask(check, tls, addr, deadline).await,
+                Ok(tls) => http::ask(check, tls, peer, deadline).await,
                 Err(error) => Err(error),
             },
         };
@@ -159,8 +176,13 @@ async fn tls_of(
     Ok(kept.clone())
 }
 
-async fn connect(addr: SocketAddr, deadline: Deadline) -> Result<TcpStream, ProbeError> {
-    deadline.keep("connecting", TcpStream::connect(addr)).await?.map_err(ProbeError::Connect)
+async fn connect(peer: Peer, deadline: Deadline) -> Result<TcpStream, ProbeError> {
+    let opening = async {
+        let mut stream = TcpStream::connect(peer.addr).await?;
+        stream.write_all(peer.header).await?;
+        Ok(stream)
+    };
+    deadline.keep("connecting", opening).await?.map_err(ProbeError::Connect)
 }
 
 /// One line of at most [`DETAIL_BYTES_MAX`]: it goes to logs, records and terminals.

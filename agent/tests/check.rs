@@ -6,20 +6,28 @@ use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_agent::check::run::{Checks, HealthWatch, Target};
 use portolan_agent::metrics::{self, Metrics};
-use portolan_discovery::model::{CheckKind, CheckSpec, Health, InstanceId, ServiceName};
+use portolan_discovery::model::record::encode;
+use portolan_discovery::model::{
+    CheckKind, CheckSpec, Event, Health, InstanceId, Key, Kv, ProxyVersion, Revision, Service,
+    ServiceName,
+};
+use portolan_discovery::snapshot::Snapshot;
 use prometheus::Registry;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 const LONG: Duration = Duration::from_secs(20);
 
 fn target(addr: SocketAddr) -> Target {
     let service = ServiceName::parse("web").unwrap();
-    Target { service, id: InstanceId::parse("a").unwrap(), addr }
+    Target { service, id: InstanceId::parse("a").unwrap(), addr, proxy_protocol: None }
 }
 
 fn checks() -> Checks {
@@ -283,4 +291,38 @@ async fn probes_are_counted_by_kind_and_result() {
     };
     assert!(counted("tcp", "pass") && counted("exec", "fail"));
     assert!(!counted("tcp", "fail"));
+}
+
+/// The records of a service that asks for this header.
+fn records(proxy_protocol: Option<ProxyVersion>) -> Arc<Snapshot> {
+    let service = Service { proxy_protocol, ..Service::named(ServiceName::parse("web").unwrap()) };
+    let (key, revision) = (Key::Service(service.name.clone()).to_string(), Revision(1));
+    let value = encode(&service);
+    let put = Event::Put(Kv { key, value, created: revision, modified: revision, lease: None });
+    Arc::new(Snapshot::default().apply(&[put], revision).0)
+}
+
+/// What the next probe sends.
+async fn probed(listener: &TcpListener) -> Vec<u8> {
+    let mut all = Vec::new();
+    let (mut stream, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+    timeout(LONG, stream.read_to_end(&mut all)).await.unwrap().unwrap();
+    all
+}
+
+#[tokio::test]
+async fn probes_begin_with_the_header_that_the_service_asks_for_now() {
+    let (listener, addr) = listener().await;
+    let (served, records_of) = watch::channel(Arc::default());
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let checks = Checks::following(metrics, records_of);
+    let declared = Target { proxy_protocol: Some(ProxyVersion::V1), ..target(addr) };
+    let _watch = checks.spawn(declared, vec![often(CheckKind::Tcp)]);
+    assert_eq!(probed(&listener).await, ProxyVersion::V1.of_our_own(), "as it is declared");
+    for header in [Some(ProxyVersion::V2), None] {
+        served.send_replace(records(header));
+        let expected = header.map_or(&b""[..], ProxyVersion::of_our_own);
+        let seen = async { while probed(&listener).await != expected {} };
+        timeout(LONG, seen).await.expect("the record counts once it is there");
+    }
 }

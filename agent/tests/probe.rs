@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use portolan_agent::probe::{BODY_BYTES_MAX, HEAD_BYTES_MAX, Outcome, Prober, probe};
-use portolan_discovery::model::{CheckKind, HttpCheck, StatusRange};
+use portolan_discovery::model::{CheckKind, HttpCheck, ProxyVersion, StatusRange};
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -457,4 +457,43 @@ async fn a_child_that_holds_the_output_does_not_hold_the_probe() {
     assert!(outcome.ok, "{}", outcome.detail);
     assert!(outcome.took < LONG / 2, "{:?}", outcome.took);
     is_gone(&pid_in(&child).await).await;
+}
+
+/// A server that answers only to connections that begin with `header`.
+async fn behind_a_proxy(header: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut first = vec![0; header.len()];
+            if stream.read_exact(&mut first).await.is_ok() && first == header {
+                tokio::spawn(serve(TokioIo::new(stream), Seen::default()));
+            }
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn an_instance_that_asks_for_a_proxy_header_gets_one_that_names_nobody() {
+    for version in ProxyVersion::ALL {
+        let addr = behind_a_proxy(version.of_our_own()).await;
+        let mut prober = Prober::new(CheckKind::Http(http("/200")));
+        assert!(!prober.probe(addr, SHORT).await.ok, "without it there is no answer");
+        prober.begin_with(Some(version));
+        let outcome = prober.probe(addr, LONG).await;
+        assert_eq!((outcome.ok, outcome.detail.as_str()), (true, "status 200"));
+    }
+}
+
+#[tokio::test]
+async fn a_tcp_probe_sends_the_header_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut prober = Prober::new(CheckKind::Tcp);
+    prober.begin_with(Some(ProxyVersion::V1));
+    assert!(prober.probe(listener.local_addr().unwrap(), LONG).await.ok);
+    let mut all = Vec::new();
+    listener.accept().await.unwrap().0.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"PROXY UNKNOWN\r\n");
 }

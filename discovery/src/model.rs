@@ -31,5 +31,5 @@ pub use route::{
     RouteTimeouts, Rule,
 };
 pub use service::{
-    Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, Service, Sticky,
+    Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, ProxyVersion, Service, Sticky,
 };

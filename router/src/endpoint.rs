@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use portolan_discovery::model::{InstanceId, ServiceName, Weight};
+use portolan_discovery::model::{InstanceId, ProxyVersion, ServiceName, Weight};
 
 use crate::metrics::ServiceMetrics;
 use crate::queue::Queue;
@@ -120,6 +120,8 @@ pub struct Endpoint {
     pub weight: Weight,
     /// Whether connections to it are kept for the next request.
     pub keep_alive: bool,
+    /// The header that connections to it begin with, if any: each is for one client then.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// The cookie of its service, if that has one.
     pub cookie: Option<Box<Cookie>>,
     /// What outlives the table.

@@ -93,6 +93,7 @@ async fn greeted(client: &mut Client, input: &mut Buffer) -> Outcome {
     match header(client, input).await {
         Ok(Some(ends)) => {
             client.peer = ends.source.ip().to_canonical();
+            client.own.get_or_insert_default().named = Some(ends);
             Outcome::Named
         }
         Ok(None) => Outcome::Unnamed,

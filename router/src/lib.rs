@@ -33,6 +33,7 @@ mod sticky;
 mod table;
 mod tcp;
 mod tunnel;
+mod upstream;
 mod worker;
 
 pub use balance::{ATTEMPTS_MAX, Ask, Key, RETRIES_MAX, Tried};

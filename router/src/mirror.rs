@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use portolan_discovery::model::ProxyVersion;
 use portolan_discovery::model::route::Percent;
 use tokio::io::AsyncWriteExt;
 
@@ -15,7 +16,7 @@ use crate::balance::Ask;
 use crate::buffer::{self, Buffer};
 use crate::clock::us_at;
 use crate::deadline::Timer;
-use crate::endpoint::InFlight;
+use crate::endpoint::{Endpoint, InFlight};
 use crate::h1::{
     BodyFraming, BodyState, Limits, Phase, RequestFacts, ResponseFacts, parse_response,
 };
@@ -172,7 +173,9 @@ impl Copy {
         let exchanged = in_time(&timer, self.exchange(&worker, &picked)).await;
         let Some(Ok(upstream)) = exchanged else { return };
         self.place.outcome = Outcome::Answered;
-        if let Some(upstream) = upstream.filter(|_| picked.keep_alive) {
+        // One that began with a header that names nobody is not for clients.
+        let is_shared = picked.keep_alive && picked.proxy_protocol.is_none();
+        if let Some(upstream) = upstream.filter(|_| is_shared) {
             worker.pool.put(&picked.state, upstream, worker.wheel.now());
         }
     }
@@ -185,13 +188,17 @@ impl Copy {
 
     /// Sends the copy and reads its answer. The connection comes back if it can be used again.
     async fn exchange(&self, worker: &Worker, picked: &InFlight) -> io::Result<Option<Upstream>> {
-        let mut upstream = match worker.pool.take(&picked.state, worker.wheel.now(), Care::Once) {
+        let kept = match picked.proxy_protocol {
+            None => worker.pool.take(&picked.state, worker.wheel.now(), Care::Once),
+            Some(_) => None,
+        };
+        let mut upstream = match kept {
             Some(kept) => kept,
-            None => Upstream {
-                stream: pool::connect(picked.addr).await?,
-                reused: false,
-                idle_max: worker.timeouts.upstream_idle,
-            },
+            None => {
+                let mut stream = pool::connect(picked.addr).await?;
+                stream.write_all(header(picked)).await?;
+                Upstream { stream, reused: false, idle_max: worker.timeouts.upstream_idle }
+            }
         };
         upstream.stream.write_all(&self.bytes).await?;
         let reusable = self.read_answer(worker, &mut upstream).await?;
@@ -244,6 +251,12 @@ impl Copy {
         input.consume(head_len);
         Ok(Some(facts))
     }
+}
+
+/// What the instance is told first, if its service asks for a PROXY header: a copy is the router's
+/// own request.
+fn header(picked: &Endpoint) -> &'static [u8] {
+    picked.proxy_protocol.map_or(b"", ProxyVersion::of_our_own)
 }
 
 /// What `future` comes to, unless the wait of the timer ends before.

@@ -1,16 +1,19 @@
 //! Idle connections to instances, by value: no task, no timer, last in first out.
 //!
 //! One pool a worker. A connection that the instance has closed is found out when it is taken
-//! or swept; a connection is never handed out with bytes on it. Knows nothing of HTTP.
+//! or swept; a connection is never handed out with bytes on it. Those that were opened for one
+//! client lie apart, under its name. Knows nothing of HTTP.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
@@ -21,6 +24,14 @@ use crate::endpoint::EndpointState;
 /// Idle connections of one worker in all: a worker with very many instances does not eat the
 /// process's file descriptors.
 const IDLE_MAX: usize = 8_192;
+
+/// Idle connections that are kept for one client: more than one only where its requests go to
+/// several services.
+const OWN_MAX: usize = 4;
+
+/// A client that connections are kept for; unique in the worker, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Owner(NonZeroU64);
 
 /// A connection to an instance.
 #[derive(Debug)]
@@ -38,10 +49,24 @@ struct Idle {
     expires: Tick,
 }
 
+impl Idle {
+    /// Its time is not over and its instance has not closed it, as far as the loop knows.
+    fn lives(&self, now: Tick) -> bool {
+        self.expires > now && is_quiet(&self.upstream.stream)
+    }
+}
+
 #[derive(Debug)]
 struct Shelf {
     state: Arc<EndpointState>,
     idle: Vec<Idle>,
+}
+
+/// A connection that is for one client.
+#[derive(Debug)]
+struct Own {
+    state: Arc<EndpointState>,
+    idle: Idle,
 }
 
 /// How sure one must be that a connection still lives.
@@ -58,23 +83,25 @@ pub(crate) enum Care {
 pub(crate) struct Pool {
     shelves: RefCell<Shelves>,
     per_instance_max: usize,
+    last_owner: Cell<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Shelves {
     by_key: HashMap<u64, Shelf, foldhash::fast::RandomState>,
+    by_owner: HashMap<Owner, SmallVec<[Own; 1]>, foldhash::fast::RandomState>,
     count: usize,
 }
 
 impl Pool {
     pub(crate) fn new(per_instance_max: usize) -> Self {
-        Self { shelves: RefCell::default(), per_instance_max }
+        Self { shelves: RefCell::default(), per_instance_max, last_owner: Cell::new(0) }
     }
 
     /// The connection used last that still lives.
     pub(crate) fn take(&self, state: &EndpointState, now: Tick, care: Care) -> Option<Upstream> {
         let mut shelves = self.shelves.borrow_mut();
-        let Shelves { by_key, count } = &mut *shelves;
+        let Shelves { by_key, count, .. } = &mut *shelves;
         let idle = &mut by_key.get_mut(&state.pool_key())?.idle;
         while let Some(Idle { upstream, expires }) = idle.pop() {
             *count -= 1;
@@ -89,7 +116,7 @@ impl Pool {
     /// Keeps a connection on which nothing is under way for as long as it may be idle.
     pub(crate) fn put(&self, state: &Arc<EndpointState>, upstream: Upstream, now: Tick) {
         let mut shelves = self.shelves.borrow_mut();
-        let Shelves { by_key, count } = &mut *shelves;
+        let Shelves { by_key, count, .. } = &mut *shelves;
         if *count >= IDLE_MAX || !state.idle_wanted() {
             return;
         }
@@ -103,17 +130,77 @@ impl Pool {
         }
     }
 
+    /// A name for a client.
+    pub(crate) fn new_owner(&self) -> Owner {
+        let number = self.last_owner.get() + 1;
+        self.last_owner.set(number);
+        Owner(NonZeroU64::new(number).expect("it begins at 1 and only grows"))
+    }
+
+    /// The connection to this instance that is kept for `owner`, if it still lives.
+    #[inline(never)]
+    pub(crate) fn take_own(
+        &self,
+        owner: Owner,
+        state: &EndpointState,
+        now: Tick,
+    ) -> Option<Upstream> {
+        let mut shelves = self.shelves.borrow_mut();
+        let Shelves { by_owner, count, .. } = &mut *shelves;
+        let kept = by_owner.get_mut(&owner)?;
+        while let Some(at) = kept.iter().position(|own| std::ptr::eq(&*own.state, state)) {
+            let Idle { upstream, expires } = kept.swap_remove(at).idle;
+            *count -= 1;
+            if expires > now && is_quiet(&upstream.stream) && is_open(&upstream.stream) {
+                return Some(Upstream { reused: true, ..upstream });
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection on which nothing is under way for `owner`.
+    #[inline(never)]
+    pub(crate) fn put_own(
+        &self,
+        owner: Owner,
+        state: &Arc<EndpointState>,
+        upstream: Upstream,
+        now: Tick,
+    ) {
+        let mut shelves = self.shelves.borrow_mut();
+        let Shelves { by_owner, count, .. } = &mut *shelves;
+        let kept = by_owner.entry(owner).or_default();
+        if kept.len() < OWN_MAX && *count < IDLE_MAX && state.idle_wanted() {
+            let idle = Idle { expires: now.after(upstream.idle_max), upstream };
+            kept.push(Own { state: Arc::clone(state), idle });
+            *count += 1;
+        }
+    }
+
+    /// Closes what is kept for `owner`.
+    #[inline(never)]
+    pub(crate) fn leave(&self, owner: Owner) {
+        let mut shelves = self.shelves.borrow_mut();
+        if let Some(kept) = shelves.by_owner.remove(&owner) {
+            shelves.count -= kept.len();
+        }
+    }
+
     /// Closes what has expired, what its instance has closed, and what no table has a use for.
     /// Asks every connection, so it must not run on a task's budget of readiness checks.
     pub(crate) fn sweep(&self, now: Tick) {
         let mut shelves = self.shelves.borrow_mut();
-        let Shelves { by_key, count } = &mut *shelves;
+        let Shelves { by_key, by_owner, count } = &mut *shelves;
+        by_owner.retain(|_, kept| {
+            let before = kept.len();
+            kept.retain(|own| own.state.idle_wanted() && own.idle.lives(now));
+            *count -= before - kept.len();
+            !kept.is_empty()
+        });
         by_key.retain(|_, shelf| {
             let before = shelf.idle.len();
             let wanted = shelf.state.idle_wanted();
-            shelf
-                .idle
-                .retain(|idle| wanted && idle.expires > now && is_quiet(&idle.upstream.stream));
+            shelf.idle.retain(|idle| wanted && idle.lives(now));
             *count -= before - shelf.idle.len();
             !shelf.idle.is_empty()
         });
@@ -230,5 +317,43 @@ mod tests {
             held.push(other);
         }
         assert_eq!(pool.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_opened_for_a_client_is_its_alone_and_goes_with_it() {
+        let (pool, state, far) = (Pool::new(8), EndpointState::new(), Far::new().await);
+        let (ours, theirs) = (pool.new_owner(), pool.new_owner());
+        let mut held = Vec::new();
+        for ms in [5_000, 5_000, 0] {
+            let (near, other) = far.pair(ms).await;
+            pool.put_own(ours, &state, near, after(0));
+            held.push(other);
+        }
+        assert!(pool.take(&state, after(0), Care::Once).is_none());
+        assert!(pool.take_own(theirs, &state, after(0)).is_none());
+        assert!(pool.take_own(ours, &EndpointState::new(), after(0)).is_none());
+        assert!(pool.take_own(ours, &state, after(0)).unwrap().reused);
+        pool.sweep(after(300));
+        assert_eq!(pool.len(), 1, "one was taken, one has expired");
+        pool.leave(ours);
+        assert_eq!(pool.len(), 0);
+        assert!(pool.take_own(ours, &state, after(0)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_client_has_few_connections_and_dead_ones_are_not_handed_out() {
+        let (pool, far) = (Pool::new(8), Far::new().await);
+        let owner = pool.new_owner();
+        let states: Vec<_> = (0..=OWN_MAX).map(|_| EndpointState::new()).collect();
+        let mut held = Vec::new();
+        for state in &states {
+            let (near, other) = far.pair(5_000).await;
+            pool.put_own(owner, state, near, after(0));
+            held.push(other);
+        }
+        assert_eq!(pool.len(), OWN_MAX);
+        held.clear();
+        assert!(pool.take_own(owner, &states[0], after(0)).is_none());
+        assert_eq!(pool.len(), OWN_MAX - 1);
     }
 }

@@ -57,17 +57,22 @@ enum After {
 }
 
 /// Serves one client, of whom `input` has come already, until its connection ends.
-pub(crate) async fn serve(client: Client, input: Buffer) {
+pub(crate) fn serve(client: Client, input: Buffer) -> impl Future<Output = ()> {
     let peer = client.peer.to_string().into_boxed_str();
     let trusted = client.listener.trusts(client.peer);
     let mut conn = Conn { client, input, peer, trusted };
+    // An argument of an `async fn` would lie in its future twice.
+    async move { requests(&mut conn).await }
+}
+
+async fn requests(conn: &mut Conn) {
     let first_wait = conn.client.worker.timeouts.client_header;
     let mut wait = first_wait;
     loop {
-        let after = match next(&mut conn, wait).await {
-            Next::Wait(waiting) => Box::pin(waiting.run(&mut conn)).await,
-            Next::Forward(mut exchange) => exchange.run(&mut conn).await,
-            Next::Refuse(refusal) => refusal.send(&mut conn).await,
+        let after = match next(conn, wait).await {
+            Next::Wait(waiting) => Box::pin(waiting.run(conn)).await,
+            Next::Forward(mut exchange) => exchange.run(conn).await,
+            Next::Refuse(refusal) => refusal.send(conn).await,
             Next::Over => After::Close,
         };
         match after {

@@ -2,13 +2,15 @@
 //! first byte of the connection. Bytes in, bytes out: whom to believe is somebody else's matter.
 //!
 //! The specification is HAProxy's `proxy-protocol.txt`. Of version 2 the addresses and the
-//! checksum are read; all other extensions (TLVs) are skipped. Addresses of UDP and of UNIX
+//! checksum are read; all other extensions (TLVs) are skipped. Written are those that are known. Addresses of UDP and of UNIX
 //! sockets say nothing that a TCP connection could have for a client: they count as none.
 
 mod v1;
 mod v2;
 
 use std::net::{IpAddr, SocketAddr};
+
+use portolan_discovery::model::ProxyVersion;
 
 /// The ends of the connection that the proxy in front has accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,21 +83,30 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, BadHeader> {
     Ok(Parsed::Absent)
 }
 
-/// Which version is written.
+/// What a header says of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// A line of text.
-    V1,
-    /// Binary.
-    V2,
+pub struct Introduction<'a> {
+    /// Its connection. Ends of two families are both written as IPv6.
+    pub ends: Ends,
+    /// The host that it asked for before it said anything else (SNI). Only in version 2.
+    pub authority: Option<&'a str>,
+    /// The protocol that was agreed on (ALPN). Only in version 2.
+    pub alpn: Option<&'a [u8]>,
 }
 
-/// Appends a header. Ends of two families are both written as IPv6.
-pub fn write(version: Version, ends: &Ends, out: &mut Vec<u8>) {
-    let ends = same_family(*ends);
+impl Introduction<'_> {
+    /// Only the ends are known.
+    pub fn of(ends: Ends) -> Self {
+        Self { ends, authority: None, alpn: None }
+    }
+}
+
+/// Appends a header; that of version 2 has a checksum.
+pub fn write(version: ProxyVersion, of: &Introduction<'_>, out: &mut Vec<u8>) {
+    let of = Introduction { ends: same_family(of.ends), ..*of };
     match version {
-        Version::V1 => v1::write(&ends, out),
-        Version::V2 => v2::write(&ends, out),
+        ProxyVersion::V1 => v1::write(&of.ends, out),
+        ProxyVersion::V2 => v2::write(&of, out),
     }
 }
 

@@ -15,11 +15,11 @@ use crate::buffer::Buffer;
 use crate::clock::us_at;
 use crate::endpoint::InFlight;
 use crate::h1::Reason;
-use crate::pool;
 use crate::proxy::{connect_fault, costs_budget, is_gateway_error};
 use crate::queue;
 use crate::table::{PickError, RouteEntry};
 use crate::tunnel::{self, End, Pipe};
+use crate::upstream;
 use crate::worker::{Client, now};
 
 /// Serves one client, of whom `input` has come already, until both directions have ended.
@@ -119,7 +119,7 @@ async fn connect(
     let worker = &client.worker;
     worker.metrics.upstream_opened.inc();
     client.timer.start(route.timeouts().connect.unwrap_or(worker.timeouts.connect));
-    let mut connecting = pin!(pool::connect(picked.addr));
+    let mut connecting = pin!(upstream::open(client, picked));
     poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(connected) => Poll::Ready(connected.map_err(|error| connect_fault(&error))),
         Poll::Pending if client.timer.is_due() => Poll::Ready(Err(Reason::UpstreamConnectTimeout)),

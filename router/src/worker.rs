@@ -40,6 +40,7 @@ use crate::shed::{self, Cause};
 use crate::sticky::Token;
 use crate::table::{Full, PickError, RouteEntry, Table};
 use crate::tcp;
+use crate::upstream::Own;
 use clock::Clock;
 use metrics::WorkerMetrics;
 use sources::{Source, Sources};
@@ -110,6 +111,8 @@ pub(crate) struct Worker {
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     pub(crate) peer: IpAddr,
+    /// What it has of its own with the instances that ask for a PROXY header.
+    pub(crate) own: Option<Box<Own>>,
     pub(crate) listener: Arc<Listener>,
     pub(crate) timer: Timer,
     pub(crate) worker: Rc<Worker>,
@@ -122,6 +125,9 @@ impl Drop for Client {
         self.listener.metrics.open.dec();
         let worker = &self.worker;
         worker.open.set(worker.open.get() - 1);
+        if let Some(owner) = self.own.as_ref().and_then(|own| own.owner) {
+            worker.pool.leave(owner);
+        }
         if let (Some(sources), Some(source)) = (&worker.sources, self.source) {
             sources.leave(source);
         }
@@ -310,6 +316,7 @@ impl Worker {
         Client {
             stream,
             peer,
+            own: None,
             listener: Arc::clone(listener),
             timer: self.wheel.timer(),
             worker: Rc::clone(self),

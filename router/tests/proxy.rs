@@ -15,6 +15,8 @@ mod failures;
 mod greeting;
 #[path = "proxy/instance.rs"]
 mod instance;
+#[path = "proxy/introduction.rs"]
+mod introduction;
 #[path = "proxy/limits.rs"]
 mod limits;
 #[path = "proxy/listeners.rs"]

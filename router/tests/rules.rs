@@ -83,6 +83,7 @@ mod hops;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use all of it")]
 #[path = "proxy/instance.rs"]
 mod instance;
+#[expect(dead_code, reason = "shared with the tests of the proxy, which use the rest of it")]
 #[path = "proxy/peer.rs"]
 mod peer;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use all of it")]

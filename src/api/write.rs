@@ -12,8 +12,8 @@ use portolan_discovery::model::route::{
 };
 use portolan_discovery::model::{
     App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key, Origin, Override,
-    Phase, ProcessName, Protocol, Release, ReleaseId, Rewrite, Route, RouteName, RouteTimeouts,
-    Rule, Scope, Service, ServiceName, Weight, Word, record,
+    Phase, ProcessName, Protocol, ProxyVersion, Release, ReleaseId, Rewrite, Route, RouteName,
+    RouteTimeouts, Rule, Scope, Service, ServiceName, Weight, Word, record,
 };
 use portolan_discovery::store::Store;
 
@@ -48,6 +48,14 @@ fn protocol(text: Option<&str>) -> Result<Protocol, ApiError> {
     }
 }
 
+fn proxy_version(text: &str) -> Result<ProxyVersion, ApiError> {
+    let known = ProxyVersion::ALL.into_iter().find(|version| version.as_str() == text);
+    known.ok_or_else(|| {
+        let error = format!("\"{text}\" is no version of the PROXY protocol");
+        ApiError::invalid(error, "expected v1 or v2; leave it out for none")
+    })
+}
+
 fn weight(value: u16) -> Result<Weight, ApiError> {
     std::num::NonZeroU16::new(value)
         .map(Weight)
@@ -78,6 +86,7 @@ pub(super) async fn put_service(
             .map_err(|error| ApiError::invalid(error, "leave it out for the default"))?,
         sticky: call.sticky.map(|view| view.record().map_err(invalid)).transpose()?,
         concurrency: call.concurrency.map(|view| view.record().map_err(invalid)).transpose()?,
+        proxy_protocol: call.proxy_protocol.as_deref().map(proxy_version).transpose()?,
         labels: call.labels,
     };
     Ok(done(&context.commands.put_service(service).await?))

@@ -348,6 +348,13 @@ pub const SETTINGS: &[Setting] = &[
         "Requests of one router that wait, first come first served, while all instances have in_flight_max under way; one more gets 503.",
     ),
     row("[[services]]", "queue_wait", "5s", DURATION, "How long a request waits, then 503."),
+    row(
+        "[[services]]",
+        "proxy_protocol",
+        "off",
+        "\"off\", \"v1\" or \"v2\"",
+        "The PROXY header that connections to instances begin with: the client's address and the one it came to, of http and of tcp; version 2 with a checksum. A connection serves one client then and is kept for that one only, so instances have a connection for each client. Mirrored requests and checks name nobody (LOCAL, UNKNOWN).",
+    ),
     row("[[services]]", "labels", "none", TEXTS, "Free key-value pairs."),
     row(
         "[[services]]",

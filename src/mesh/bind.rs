@@ -99,7 +99,7 @@ impl Mesh {
         let (opener, store) = open::open(&config.store_path, saved_file.exists(), new_store)?;
         let live = Arc::new(Live::new(saved(&saved_file, new_store), clock::now()));
         let late = Arc::new(open::Late::new(store.clone()));
-        let agent = Agent::bind(agent_config(&config)?, late, &registry)?;
+        let agent = Agent::bind(agent_config(&config, &live)?, late, &registry)?;
         Ok(Self {
             config,
             saved_file,
@@ -232,13 +232,14 @@ fn dns_config(config: &Config) -> Option<portolan_dns::Config> {
     })
 }
 
-fn agent_config(config: &Config) -> Result<AgentConfig, StartError> {
+fn agent_config(config: &Config, live: &Live) -> Result<AgentConfig, StartError> {
     // Sent once: the file is not read again while the process runs, so the other end may go.
     let (_, declared) = tokio::sync::watch::channel(config.services.clone());
     Ok(AgentConfig {
         node: config.node.name.clone(),
         services_dir: config.agent.services_dir.clone(),
         declared,
+        records: live.follow(),
         jobs: job::Config {
             addr: config.node.address,
             ports: config.agent.ports,

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use portolan_discovery::model::{CheckSpec, Health, InstanceId, ServiceName};
+use portolan_discovery::model::{CheckSpec, Health, InstanceId, ProxyVersion, ServiceName};
+use portolan_discovery::snapshot::Snapshot;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -29,6 +30,8 @@ pub struct Target {
     pub id: InstanceId,
     /// Where it listens.
     pub addr: SocketAddr,
+    /// The PROXY header that it asks for, as long as the service's record is not known.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 type Name = (ServiceName, InstanceId);
@@ -41,15 +44,22 @@ pub struct Checks {
 
 struct Shared {
     metrics: Metrics,
+    records: watch::Receiver<Arc<Snapshot>>,
     turns: Semaphore,
     boards: Mutex<BTreeMap<Name, Weak<Board>>>,
 }
 
 impl Checks {
-    /// Nothing is checked yet.
+    /// Nothing is checked yet, and nothing is known of services but what targets say.
     pub fn new(metrics: Metrics) -> Self {
+        Self::following(metrics, watch::channel(Arc::default()).1)
+    }
+
+    /// The same with the records that are served: what is said to instances first is what
+    /// routers say.
+    pub fn following(metrics: Metrics, records: watch::Receiver<Arc<Snapshot>>) -> Self {
         let turns = Semaphore::new(PROBES_MAX);
-        Self { shared: Arc::new(Shared { metrics, turns, boards: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { metrics, records, turns, boards: Mutex::default() }) }
     }
 
     /// Starts the checks of an instance that has just started.
@@ -90,6 +100,15 @@ impl Checks {
 }
 
 impl Shared {
+    /// The PROXY header that an instance asks for now.
+    fn header(&self, target: &Target) -> Option<ProxyVersion> {
+        let records = self.records.borrow();
+        match records.service(target.service.as_str()).filter(|entry| entry.declared) {
+            Some(entry) => entry.service.proxy_protocol,
+            None => target.proxy_protocol,
+        }
+    }
+
     fn boards(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Weak<Board>>> {
         self.boards.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,9 +153,9 @@ impl HealthWatch {
         for number in numbers {
             self.tasks.entry(number).or_insert_with(|| {
                 let (board, shared) = (self.board.clone(), self.shared.clone());
-                let addr = self.target.addr;
+                let target = self.target.clone();
                 let task = async move {
-                    let start = || check(&board, number, addr, &shared);
+                    let start = || check(&board, number, &target, &shared);
                     keep::keep("check", &shared.metrics, start).await;
                 };
                 Task(tokio::spawn(task).abort_handle())
@@ -165,7 +184,8 @@ impl Drop for Task {
 }
 
 /// Probes until the check is not wanted any more; the task is aborted then.
-async fn check(board: &Board, number: u64, addr: SocketAddr, shared: &Shared) {
+async fn check(board: &Board, number: u64, target: &Target, shared: &Shared) {
+    let addr = target.addr;
     let Some((spec, mut next)) = board.plan(number, fastrand::u64(..)) else {
         return std::future::pending().await;
     };
@@ -178,6 +198,7 @@ async fn check(board: &Board, number: u64, addr: SocketAddr, shared: &Shared) {
         sleep_until(Instant::from_std(next)).await;
         let turn = shared.turns.acquire().await.expect("nobody closes it");
         let began = clock::now();
+        prober.begin_with(shared.header(target));
         let outcome = prober.probe(addr, spec.timeout).await;
         drop(turn);
         if outcome.ok {

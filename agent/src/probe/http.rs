@@ -18,7 +18,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::{Deadline, ProbeError, connect};
+use super::{Deadline, Peer, ProbeError, connect};
 
 /// The largest head of an answer; a larger one fails the probe.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -28,19 +28,19 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("portolan/", env!("CARGO_PKG_VERSION")));
 
-/// Asks `addr` and judges the answer.
+/// Asks `peer` and judges the answer.
 pub(super) async fn ask(
     check: &HttpCheck,
     tls: Option<Arc<ClientConfig>>,
-    addr: SocketAddr,
+    peer: Peer,
     deadline: Deadline,
 ) -> Result<String, ProbeError> {
-    let request = request(check, addr)?;
-    let stream = connect(addr, deadline).await?;
+    let request = request(check, peer.addr)?;
+    let stream = connect(peer, deadline).await?;
     match tls {
         None => exchange(check, request, stream, deadline).await,
         Some(config) => {
-            let shake = TlsConnector::from(config).connect(server_name(check, addr)?, stream);
+            let shake = TlsConnector::from(config).connect(server_name(check, peer.addr)?, stream);
             let stream = deadline.keep("shaking hands", shake).await?.map_err(ProbeError::Tls)?;
             exchange(check, request, stream, deadline).await
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
-use portolan_discovery::model::{CheckSpec, InstanceId, Origin, Service, ServiceName, Weight};
+use portolan_discovery::model::{
+    CheckSpec, InstanceId, Origin, ProxyVersion, Service, ServiceName, Weight,
+};
 
 use super::owner;
 
@@ -75,6 +77,8 @@ pub(super) type Name = (ServiceName, InstanceId);
 pub(super) struct Wanted {
     pub(super) origin: Origin,
     pub(super) instance: DeclaredInstance,
+    /// The PROXY header that its service asks for.
+    pub(super) proxy_protocol: Option<ProxyVersion>,
 }
 
 /// All declarations of a node as one.
@@ -94,7 +98,8 @@ pub(super) fn merge(mut all: Vec<Declared>) -> Merged {
         for instance in instances {
             match merged.instances.entry((name.clone(), instance.id.clone())) {
                 Entry::Vacant(free) => {
-                    free.insert(Wanted { origin: origin.clone(), instance });
+                    let proxy_protocol = service.proxy_protocol;
+                    free.insert(Wanted { origin: origin.clone(), instance, proxy_protocol });
                 }
                 Entry::Occupied(taken) => merged.clashes.push(Clash::Instance {
                     service: name.clone(),

@@ -10,8 +10,8 @@ use std::num::NonZeroU32;
 
 use portolan_discovery::model::service::{BalanceWord, BalancingError, ConcurrencyError};
 use portolan_discovery::model::{
-    Balancing, Concurrency, Ejection, HashBy, InstanceId, Origin, Protocol, Service, ServiceName,
-    Sticky, Weight,
+    Balancing, Concurrency, Ejection, HashBy, InstanceId, Origin, Protocol, ProxyVersion, Service,
+    ServiceName, Sticky, Weight,
 };
 use serde::Deserialize;
 
@@ -112,6 +112,8 @@ macro_rules! service_keys {
             in_flight_max: Option<NonZeroU32>,
             queue_max: Option<u32>,
             queue_wait: Option<value::Span>,
+            #[serde(default, deserialize_with = "value::proxy_protocol")]
+            proxy_protocol: Option<ProxyVersion>,
             #[serde(default)]
             balance: BalanceWord,
             hash_by: Option<HashBy>,
@@ -136,6 +138,7 @@ macro_rules! service_keys {
                     balancing: Balancing::of(self.balance, self.hash_by.clone())?,
                     slow_start: span(&self.slow_start),
                     ejection: self.ejection,
+                    proxy_protocol: self.proxy_protocol,
                     labels: self.labels.clone(),
                 })
             }

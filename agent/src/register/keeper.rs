@@ -153,13 +153,13 @@ async fn known(
 
 fn target(name: &ServiceName, wanted: &Wanted) -> Target {
     let (id, addr) = (wanted.instance.id.clone(), wanted.instance.addr);
-    Target { service: name.clone(), id, addr }
+    Target { service: name.clone(), id, addr, proxy_protocol: wanted.proxy_protocol }
 }
 
 /// Wants the record as it is declared, with the health that the checks have decided; before
 /// that, with the health it has.
 fn announce(name: &ServiceName, wanted: &Wanted, watch: &HealthWatch, registrar: &Registrar) {
-    let Wanted { origin, instance } = wanted;
+    let Wanted { origin, instance, .. } = wanted;
     drop(registrar.declare(Instance {
         service: name.clone(),
         id: instance.id.clone(),

@@ -71,6 +71,7 @@ impl Case {
             node: node("n1"),
             services_dir: Some(self.files.clone()),
             declared: self.declared.subscribe(),
+            records: watch::channel(Default::default()).1,
             jobs: job::Config {
                 addr: "127.0.0.1".parse().unwrap(),
                 ports: PortRange::DEFAULT,

@@ -3,6 +3,7 @@
 mod balancing;
 mod concurrency;
 mod ejection;
+mod proxy_header;
 mod sticky;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use ejection::{
 pub use concurrency::{
     Concurrency, ConcurrencyError, QUEUE_MAX, QUEUE_MAX_DEFAULT, QUEUE_WAIT_DEFAULT,
 };
+pub use proxy_header::ProxyVersion;
 pub use sticky::{COOKIE_NAME_BYTES_MAX, CookieName, CookieNameError, Sticky};
 
 /// What a service speaks.
@@ -65,6 +67,9 @@ pub struct Service {
     /// How much one instance does at a time; mostly no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
+    /// The header that connections to instances begin with, which names the client; mostly none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Free key-value pairs for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -82,6 +87,7 @@ impl Service {
             ejection: ejection(),
             sticky: None,
             concurrency: None,
+            proxy_protocol: None,
             labels: BTreeMap::new(),
         }
     }
@@ -119,6 +125,7 @@ mod tests {
             balancing: Balancing::Hash(HashBy::Source),
             slow_start: Some(Duration::from_secs(7)),
             ejection: None,
+            proxy_protocol: Some(ProxyVersion::V2),
             ..Service::named(ServiceName::parse("web").unwrap())
         };
         let text = serde_json::to_string(&service).unwrap();

@@ -23,11 +23,12 @@ use crate::clock::us_at;
 use crate::deadline::{Tick, Timer};
 use crate::endpoint::InFlight;
 use crate::h1::{Reason, RequestFacts};
-use crate::pool::{self, Care, Upstream};
+use crate::pool::{Care, Upstream};
 use crate::queue::has_gone;
 use crate::table::RouteEntry;
 use crate::tunnel::{self, End, Pipe};
-use crate::worker::{self, Worker};
+use crate::upstream;
+use crate::worker::{self, Client, Worker};
 
 /// What became of one attempt.
 enum Attempt {
@@ -131,7 +132,7 @@ impl Exchange {
     }
 
     async fn attempt(&mut self, conn: &mut Conn, fresh: bool) -> Attempt {
-        let kept = if fresh { None } else { self.kept(&conn.client.worker) };
+        let kept = if fresh { None } else { self.kept(&conn.client) };
         let mut upstream = match kept {
             Some(kept) => kept,
             None => {
@@ -166,10 +167,10 @@ impl Exchange {
         }
     }
 
-    fn kept(&self, worker: &Worker) -> Option<Upstream> {
+    fn kept(&self, client: &Client) -> Option<Upstream> {
         let care = if self.facts.method.is_idempotent() { Care::Repeatable } else { Care::Once };
-        let kept = worker.pool.take(&self.picked.state, worker.wheel.now(), care)?;
-        worker.metrics.upstream_reused.inc();
+        let kept = upstream::kept(client, &self.picked, care)?;
+        client.worker.metrics.upstream_reused.inc();
         Some(kept)
     }
 
@@ -177,7 +178,8 @@ impl Exchange {
         conn.client.worker.metrics.upstream_opened.inc();
         let wait = self.route.timeouts().connect.unwrap_or(conn.client.worker.timeouts.connect);
         self.start_wait(&conn.client.timer, wait);
-        let mut connecting = pin!(pool::connect(self.picked.addr));
+        let ends = self.ends;
+        let mut connecting = pin!(upstream::open(&conn.client, &self.picked));
         let connected = poll_fn(|cx| {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(connected.map_err(|error| Failure::connect(&error)));
@@ -189,7 +191,7 @@ impl Exchange {
             if timer.is_due() {
                 return Poll::Ready(Err(Failure {
                     reason: Reason::UpstreamConnectTimeout,
-                    retry: if self.is_out_of_time(timer) { Retry::Never } else { Retry::Safe },
+                    retry: if is_out_of_time(ends, timer) { Retry::Never } else { Retry::Safe },
                 }));
             }
             timer.watch(cx);
@@ -350,7 +352,7 @@ impl Exchange {
     }
 
     fn is_out_of_time(&self, timer: &Timer) -> bool {
-        self.ends.is_some_and(|ends| timer.has_passed(ends))
+        is_out_of_time(self.ends, timer)
     }
 
     /// Decides on another attempt after a failure.
@@ -404,10 +406,9 @@ impl Exchange {
     }
 
     /// Keeps the connection of a rejected answer if nothing of that is left on it.
-    fn leave(&self, conn: &Conn, upstream: Upstream) {
+    fn leave(&self, conn: &mut Conn, upstream: Upstream) {
         if self.upload.is_sent() && self.download.is_rejected_whole() && self.picked.keep_alive {
-            let worker = &conn.client.worker;
-            worker.pool.put(&self.picked.state, upstream, worker.wheel.now());
+            upstream::keep(&mut conn.client, &self.picked, upstream);
         }
     }
 
@@ -425,7 +426,7 @@ impl Exchange {
             if let Some(idle_max) = self.download.idle_max() {
                 upstream.idle_max = upstream.idle_max.min(idle_max);
             }
-            worker.pool.put(&self.picked.state, upstream, worker.wheel.now());
+            upstream::keep(&mut conn.client, &self.picked, upstream);
         }
         match self.download.keeps_client() {
             true => After::Next,
@@ -491,6 +492,10 @@ impl Exchange {
         client.worker.metrics.ended(reason);
         After::Close
     }
+}
+
+fn is_out_of_time(ends: Option<Tick>, timer: &Timer) -> bool {
+    ends.is_some_and(|ends| timer.has_passed(ends))
 }
 
 /// The rule of the route, while it can lead to another attempt.

@@ -118,6 +118,46 @@ fn a_checksum_that_is_right_is_accepted() {
     whole(&binary(0x21, 0x11, &rest), ends("192.0.2.1:56324", "192.0.2.2:443"));
 }
 
+#[test]
+fn ends_of_two_families_are_both_ipv6() {
+    let of = Introduction::of(ends("192.0.2.1:7", "[2001:db8::2]:80").unwrap());
+    let mut line = Vec::new();
+    write(ProxyVersion::V1, &of, &mut line);
+    assert_eq!(line, b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 7 80\r\n");
+}
+
+#[test]
+fn what_is_known_of_a_client_is_in_extensions_behind_its_addresses() {
+    let both = ends("192.0.2.1:56324", "192.0.2.2:443").unwrap();
+    let of = Introduction { ends: both, authority: Some("a.test"), alpn: Some(b"h2") };
+    // Appended to what is there already.
+    let mut bytes = b"x".to_vec();
+    write(ProxyVersion::V2, &of, &mut bytes);
+    let extensions = b"\x01\0\x02h2\x02\0\x06a.test\x03\0\x04";
+    let rest = [&TCP4[..], extensions, &bytes[bytes.len() - 4..]].concat();
+    assert_eq!(bytes[1..], binary(0x21, 0x11, &rest));
+    whole(&bytes[1..], Some(both));
+    // A change anywhere is found out, unless it makes the checksum something else.
+    let kind_of_checksum = bytes.len() - 1 - 7;
+    for at in (16..bytes.len() - 1).filter(|at| *at != kind_of_checksum) {
+        let mut broken = bytes[1..].to_vec();
+        broken[at] ^= 1;
+        assert_ne!(parse(&broken), parse(&bytes[1..]), "byte {at}");
+    }
+    let long = "a".repeat(300);
+    let mut bytes = Vec::new();
+    let of = Introduction { authority: Some(&long), ..Introduction::of(both) };
+    write(ProxyVersion::V2, &of, &mut bytes);
+    assert_eq!(bytes.len(), 16 + 12 + 7, "a name that nobody takes is left out");
+}
+
+#[test]
+fn the_header_of_a_connection_of_our_own_names_nobody() {
+    for version in ProxyVersion::ALL {
+        whole(version.of_our_own(), None);
+    }
+}
+
 fn any_ends() -> impl Strategy<Value = Ends> {
     let addr = any::<(IpAddr, u16)>().prop_map(SocketAddr::from);
     (addr.clone(), addr).prop_map(|(source, destination)| Ends { source, destination })
@@ -125,10 +165,17 @@ fn any_ends() -> impl Strategy<Value = Ends> {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_the_same(ends in any_ends(), rest in any::<Vec<u8>>()) {
-        for version in [Version::V1, Version::V2] {
+    fn what_is_written_reads_the_same(
+        ends in any_ends(),
+        authority in proptest::option::of("[a-z0-9.-]{0,300}"),
+        alpn in proptest::option::of("[a-z0-9./]{0,20}"),
+        rest in any::<Vec<u8>>(),
+    ) {
+        let alpn = alpn.as_deref().map(str::as_bytes);
+        let of = Introduction { ends, authority: authority.as_deref(), alpn };
+        for version in ProxyVersion::ALL {
             let mut bytes = Vec::new();
-            write(version, &ends, &mut bytes);
+            write(version, &of, &mut bytes);
             let len = bytes.len();
             for end in 0..len {
                 prop_assert_eq!(parse(&bytes[..end]), Ok(Parsed::More));

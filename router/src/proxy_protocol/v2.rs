@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{BadHeader, Ends, Header, Parsed};
+use super::{BadHeader, Ends, Header, Introduction, Parsed};
 
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED_BYTES: usize = 16;
@@ -11,9 +11,17 @@ const FIXED_BYTES: usize = 16;
 /// this nobody sends.
 pub(super) const REST_BYTES_MAX: usize = 4096;
 
+/// The extension that names the protocol that was agreed on.
+const TLV_ALPN: u8 = 0x01;
+/// The extension that names the host that was asked for.
+const TLV_AUTHORITY: u8 = 0x02;
 /// The extension that is a checksum over the whole header, with zeros in its place.
 const TLV_CRC32C: u8 = 0x03;
 const TLV_HEAD_BYTES: usize = 3;
+
+/// The longest name that is written: TLS has none that is longer, and of DNS neither. A longer
+/// one is left out.
+const NAME_BYTES_MAX: usize = 255;
 
 const VERSION_LOCAL: u8 = 0x20;
 const VERSION_PROXY: u8 = 0x21;
@@ -105,13 +113,11 @@ fn crc32c(start: u32, bytes: &[u8]) -> u32 {
     })
 }
 
-pub(super) fn write(ends: &Ends, out: &mut Vec<u8>) {
+pub(super) fn write(of: &Introduction<'_>, out: &mut Vec<u8>) {
+    let (ends, start) = (&of.ends, out.len());
     out.extend_from_slice(SIGNATURE);
-    let (family, len) = match ends.source.ip() {
-        IpAddr::V4(_) => (TCP4, TCP4_BYTES),
-        IpAddr::V6(_) => (TCP6, TCP6_BYTES),
-    };
-    out.extend_from_slice(&[VERSION_PROXY, family, 0, len as u8]);
+    let family = if ends.source.is_ipv4() { TCP4 } else { TCP6 };
+    out.extend_from_slice(&[VERSION_PROXY, family, 0, 0]);
     for addr in [ends.source, ends.destination] {
         match addr.ip() {
             IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
@@ -121,6 +127,24 @@ pub(super) fn write(ends: &Ends, out: &mut Vec<u8>) {
     for addr in [ends.source, ends.destination] {
         out.extend_from_slice(&addr.port().to_be_bytes());
     }
+    for (kind, value) in [(TLV_ALPN, of.alpn), (TLV_AUTHORITY, of.authority.map(str::as_bytes))] {
+        if let Some(value) = value.filter(|value| value.len() <= NAME_BYTES_MAX) {
+            write_tlv(kind, value, out);
+        }
+    }
+    write_tlv(TLV_CRC32C, &[0; 4], out);
+    let rest = u16::try_from(out.len() - start - FIXED_BYTES).expect("addresses and three names");
+    out[start + FIXED_BYTES - 2..start + FIXED_BYTES].copy_from_slice(&rest.to_be_bytes());
+    let sum = !crc32c(!0, &out[start..]);
+    let place = out.len() - 4;
+    out[place..].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn write_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
+    let len = u16::try_from(value.len()).expect("a name or a checksum");
+    out.push(kind);
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(value);
 }
 
 #[cfg(test)]

@@ -444,6 +444,7 @@ fn endpoint(
     if let Some(before) = before
         && before.weight == instance.weight
         && before.keep_alive == entry.service.keep_alive
+        && before.proxy_protocol == entry.service.proxy_protocol
         && previous.and_then(ServiceTable::sticky).map(|(sticky, _)| sticky) == sticky
     {
         return Arc::clone(before);
@@ -454,6 +455,7 @@ fn endpoint(
         addr: instance.addr,
         weight: instance.weight,
         keep_alive: entry.service.keep_alive,
+        proxy_protocol: entry.service.proxy_protocol,
         cookie: sticky
             .map(|sticky| Box::new(Cookie::new(sticky, &entry.service.name, &instance.id))),
         state: before.map_or_else(EndpointState::new, |before| Arc::clone(&before.state)),

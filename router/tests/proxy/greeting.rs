@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use portolan_discovery::model::ProxyVersion as Version;
 use portolan_router::ProxyProtocol;
-use portolan_router::proxy_protocol::{Ends, Version, write};
+use portolan_router::proxy_protocol::{Ends, Introduction, write};
 use tokio::net::TcpStream;
 
 use super::instance::Instance;
@@ -27,7 +28,7 @@ fn header(version: Version, source: &str) -> Vec<u8> {
     let ends =
         Ends { source: source.parse().unwrap(), destination: "192.0.2.1:80".parse().unwrap() };
     let mut bytes = Vec::new();
-    write(version, &ends, &mut bytes);
+    write(version, &Introduction::of(ends), &mut bytes);
     bytes
 }
 

@@ -73,6 +73,10 @@ impl Peer {
         Self::of(within("a connection", TcpStream::connect(addr)).await.unwrap())
     }
 
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.get_ref().local_addr().unwrap()
+    }
+
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within("room to send", self.0.get_mut().write_all(bytes.as_ref())).await.unwrap();
     }

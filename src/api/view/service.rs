@@ -35,6 +35,10 @@ pub struct ServiceView {
     /// How much one instance does at a time; no limit when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyView>,
+    /// The PROXY header that connections to instances begin with, `v1` or `v2`; none when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<String>,
     /// Instances by state.
     pub states: BTreeMap<String, usize>,
     /// The instances.
@@ -93,6 +97,10 @@ pub struct ServiceCall {
     /// How much one instance does at a time; no limit when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyView>,
+    /// The PROXY header that connections to instances begin with, `v1` or `v2`; none when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<String>,
     /// Free key-value pairs.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -123,6 +131,7 @@ impl From<&ServiceEntry> for ServiceView {
             ejection: entry.service.ejection.as_ref().into(),
             sticky: entry.service.sticky.as_ref().map(StickyView::from),
             concurrency: entry.service.concurrency.as_ref().map(ConcurrencyView::from),
+            proxy_protocol: entry.service.proxy_protocol.map(|version| version.to_string()),
             states: states(entry.members.values()),
             instances: entry.members.values().map(InstanceView::from).collect(),
         }

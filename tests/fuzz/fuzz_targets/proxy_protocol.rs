@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portolan_router::proxy_protocol::{Header, Parsed, Version, parse, write};
+use portolan_discovery::model::ProxyVersion;
+use portolan_router::proxy_protocol::{Header, Introduction, Parsed, parse, write};
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = parse(bytes);
@@ -13,9 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let Ok(Parsed::Header(Header { len, ends: Some(ends) })) = whole else { return };
     assert!(len <= bytes.len());
-    for version in [Version::V1, Version::V2] {
+    for version in ProxyVersion::ALL {
         let mut out = Vec::new();
-        write(version, &ends, &mut out);
+        write(version, &Introduction::of(ends), &mut out);
         let again = Header { len: out.len(), ends: Some(ends) };
         assert_eq!(parse(&out), Ok(Parsed::Header(again)));
     }

@@ -58,6 +58,8 @@ impl Run {
                 .unwrap_or_else(|| ServiceName::parse(name).expect("all names are spelled alike")),
             id: instance_id(&self.job),
             addr: self.memory.addr.unwrap_or(nowhere),
+            // Nothing is declared of it beside the service's record.
+            proxy_protocol: None,
         };
         Some((target, specs))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portolan_discovery::model::{CheckKind, NodeName, StatusRange};
+use portolan_discovery::model::{CheckKind, NodeName, ProxyVersion, StatusRange};
 use proptest::prelude::*;
 
 use super::*;
@@ -65,6 +65,7 @@ fn a_service_says_how_clients_are_kept_and_how_many_requests_wait() {
         ("sticky = { cookie = \"a\", max_age = \"1ms\" }", "whole seconds"),
         ("sticky = { cookie = \"a\", age = 1 }", "unknown field `age`"),
         ("in_flight_max = 0", "nonzero"),
+        ("proxy_protocol = \"v3\"", "unknown variant `v3`, expected one of `off`, `v1`, `v2`"),
         ("queue_wait = \"1s\"", "for a service with in_flight_max"),
         ("in_flight_max = 1\nqueue_max = 65537", "at most 65536"),
     ] {
@@ -117,6 +118,12 @@ fn a_service_says_how_its_requests_are_spread() {
     assert_eq!(hash, Balancing::Hash("header:x-user".parse().unwrap()));
     assert_eq!(service("slow_start = \"30s\"").slow_start, Some(Duration::from_secs(30)));
     assert_eq!(service("ejection = false").ejection, None);
+    for (word, expected) in
+        [("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))]
+    {
+        let service = service(&format!("proxy_protocol = \"{word}\""));
+        assert_eq!(service.proxy_protocol, expected);
+    }
     let rule = service("ejection = { errors = 3, time = \"5s\", share_max = 20 }").ejection;
     let rule = rule.unwrap();
     assert_eq!((rule.errors().get(), rule.share_max().get()), (3, 20));
@@ -136,8 +143,8 @@ fn a_bad_file_is_refused_with_the_line_and_the_accepted_values() {
         (
             "protokoll = \"tcp\"",
             "web.toml:3: unknown field `protokoll`, expected one of `name`, `protocol`, \
-             `keep_alive`, `sticky`, `in_flight_max`, `queue_max`, `queue_wait`, `balance`, \
-             `hash_by`, `slow_start`, `ejection`, `labels`",
+             `keep_alive`, `sticky`, `in_flight_max`, `queue_max`, `queue_wait`, \
+             `proxy_protocol`, `balance`, `hash_by`, `slow_start`, `ejection`, `labels`",
         ),
         (
             "[[instance]]\naddr = \"127.0.0.1\"",

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
-use portolan_discovery::model::{CookieName, Ejection, StatusRange, Sticky};
+use portolan_discovery::model::{CookieName, Ejection, ProxyVersion, StatusRange, Sticky};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -81,6 +81,24 @@ pub(super) fn sticky<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Sticky
     }
     let Raw { cookie, max_age: max_age_s } = Raw::deserialize(from)?;
     Ok(Some(Sticky { cookie, max_age_s }))
+}
+
+/// `off`, or the version of the header.
+pub(super) fn proxy_protocol<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<ProxyVersion>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Word {
+        Off,
+        V1,
+        V2,
+    }
+    Ok(match Word::deserialize(from)? {
+        Word::Off => None,
+        Word::V1 => Some(ProxyVersion::V1),
+        Word::V2 => Some(ProxyVersion::V2),
+    })
 }
 
 /// Whole seconds, as the attribute of a cookie has them.
