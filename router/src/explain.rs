@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use portolan_discovery::model::route::{HeaderName, ParameterName};
 use portolan_discovery::model::{
-    HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates, Revision, RouteName,
-    ServiceName, Weight,
+    Concurrency, HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates,
+    ProxyVersion, Revision, Route, RouteName, ServiceName, Weight,
 };
 use portolan_discovery::snapshot::State;
 
@@ -26,6 +26,8 @@ pub struct Explanation {
     pub listener: ListenerName,
     /// The route that takes the request; none is a 404.
     pub winner: Option<RouteName>,
+    /// Its record.
+    pub record: Option<Arc<Route>>,
     /// The routes whose host takes the request, in order of precedence, the winner included.
     pub candidates: Vec<Candidate>,
     /// How many more there are than [`CANDIDATES_MAX`].
@@ -129,10 +131,12 @@ pub struct BackendView {
     /// Whether instances of an earlier table take traffic, because nothing explains why all
     /// are gone.
     pub kept: bool,
-    /// The most that one instance has under way, if there is a limit.
-    pub in_flight_max: Option<u32>,
+    /// What one instance may have under way, and who waits for that, if there is a limit.
+    pub limit: Option<Concurrency>,
     /// Requests that wait for an instance with room.
     pub waiting: u32,
+    /// The PROXY header that connections to its instances begin with.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Its instances, by id.
     pub endpoints: Vec<EndpointView>,
 }
@@ -207,6 +211,7 @@ impl Table {
             revision: self.revision(),
             listener: listener.clone(),
             winner: winner.map(|winner| winner.name.clone()),
+            record: winner.map(|winner| Arc::clone(winner.record())),
             candidates_left_out: found - candidates.len(),
             candidates,
             backends: winner.map(|winner| self.backend_views(winner)).unwrap_or_default(),
@@ -217,6 +222,7 @@ impl Table {
         type Backend<'t> = (&'t ServiceName, u32, Option<&'t Arc<ServiceTable>>);
         let view = |((service, weight, table), leader_only): (Backend<'_>, bool)| {
             let endpoints = table.map(|table| endpoint_views(table)).unwrap_or_default();
+            let record = self.snapshot().service(service.as_str());
             let limit = table.and_then(|table| table.concurrency());
             BackendView {
                 leader_only,
@@ -225,8 +231,9 @@ impl Table {
                 exists: table.is_some(),
                 panic: table.is_some_and(|table| table.is_panic()),
                 kept: table.is_some_and(|table| table.is_kept()),
-                in_flight_max: limit.map(|(limit, _)| limit.in_flight_max().get()),
+                limit: limit.map(|(limit, _)| *limit),
                 waiting: limit.map_or(0, |(_, waiting)| waiting),
+                proxy_protocol: record.and_then(|entry| entry.service.proxy_protocol),
                 endpoints,
             }
         };

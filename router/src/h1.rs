@@ -34,6 +34,7 @@ mod via;
 pub use body::{BodyFraming, BodyState, Payload, Progress};
 pub use chunk::{CHUNK_END, ChunkHead, LAST_CHUNK};
 pub use deliver::{Deliver, Delivery, Relay};
+pub(crate) use field::is_odd_name;
 pub use forward::{Forward, Rewrite, Scheme};
 pub use head::HeadScratch;
 pub use limits::{HEADERS_HARD_MAX, Limits};

@@ -1,5 +1,6 @@
-//! Routes that take no request, and routes of which only age or name decides: found by reading
-//! the table in the order in which it is asked, so that the answer is that of the data path.
+//! Routes that take no request, routes of which only age or name decides, and copies that lead
+//! nowhere: found by reading the table in the order in which it is asked, so that the answer is
+//! that of the data path.
 //!
 //! A route is called dead only where that is sure: one route before it takes all of its
 //! requests. That several together do is not looked for.
@@ -7,10 +8,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use portolan_discovery::model::route::HeaderName;
 use portolan_discovery::model::{
-    Event, Key, Kv, ListenerName, PathPattern, Protocol, Route, RouteName, Rule, record,
+    Event, Key, Kv, ListenerName, PathPattern, Protocol, Route, RouteName, Rule, ServiceName,
+    record,
 };
 
+use crate::h1::is_odd_name;
 use crate::metrics::Metrics;
 use crate::table::{RouteEntry, Table};
 
@@ -38,6 +42,12 @@ pub enum Cause {
     Shadowed(RouteName),
     /// This route, a prefix, comes before regular expressions and takes every path.
     RegexLast(RouteName),
+    /// It asks for a header field that no request has: the router drops fields of such a name.
+    DroppedHeader(HeaderName),
+    /// It copies its requests to a service that does not exist.
+    MirrorToNobody(ServiceName),
+    /// It copies its requests to a service that it leads to as well.
+    MirrorToItself(ServiceName),
     /// Some requests are taken by both, and this route takes them because it is older.
     Older(RouteName),
     /// Some requests are taken by both, and this route takes them because of its name.
@@ -48,7 +58,11 @@ impl Warning {
     /// Whether it is about a route, or about another one because of it.
     fn is_about(&self, route: &RouteName) -> bool {
         let other = match &self.cause {
-            Cause::NoListener(_) | Cause::OtherProtocol(_) => None,
+            Cause::NoListener(_)
+            | Cause::OtherProtocol(_)
+            | Cause::DroppedHeader(_)
+            | Cause::MirrorToNobody(_)
+            | Cause::MirrorToItself(_) => None,
             Cause::Shadowed(other) | Cause::RegexLast(other) => Some(other),
             Cause::Older(other) | Cause::ByName(other) => Some(other),
         };
@@ -59,7 +73,12 @@ impl Warning {
 impl Cause {
     /// Whether the route takes no request at all.
     pub fn is_dead(&self) -> bool {
-        !matches!(self, Self::Older(_) | Self::ByName(_))
+        match self {
+            Self::NoListener(_) | Self::OtherProtocol(_) | Self::DroppedHeader(_) => true,
+            Self::Shadowed(_) | Self::RegexLast(_) => true,
+            Self::MirrorToNobody(_) | Self::MirrorToItself(_) => false,
+            Self::Older(_) | Self::ByName(_) => false,
+        }
     }
 }
 
@@ -78,6 +97,17 @@ impl fmt::Display for Cause {
             Self::RegexLast(by) => write!(
                 f,
                 "takes no request: regular expressions come last, and route {by} takes every path"
+            ),
+            Self::DroppedHeader(name) => write!(
+                f,
+                "takes no request: header fields with _ or . in their name are dropped, and it asks for {name}"
+            ),
+            Self::MirrorToNobody(service) => {
+                write!(f, "copies its requests to {service}, and there is no such service")
+            }
+            Self::MirrorToItself(service) => write!(
+                f,
+                "copies its requests to {service}, which it leads to as well: each is done twice"
             ),
             Self::Older(with) => write!(
                 f,
@@ -108,8 +138,11 @@ impl Table {
         for routes in self.tcp_listeners() {
             lint(&routes.iter().map(|entry| &**entry).collect::<Vec<_>>(), &mut warnings);
         }
-        let misplaced = |route: &Arc<Route>| misplaced(route, listeners);
-        warnings.extend(self.snapshot().routes().filter_map(|(_, route)| misplaced(route)));
+        for (_, route) in self.snapshot().routes() {
+            warnings.extend(misplaced(route, listeners));
+            warnings.extend(asks_in_vain(route));
+            warnings.extend(self.miscopied(route));
+        }
         warnings.sort_by(|a, b| a.route.cmp(&b.route));
         warnings
     }
@@ -132,7 +165,22 @@ impl Table {
         lint(&table.rules_beside(route), &mut warnings);
         warnings.retain(|warning| warning.is_about(&route.name));
         warnings.extend(misplaced(route, listeners));
+        warnings.extend(asks_in_vain(route));
+        warnings.extend(table.miscopied(route));
         warnings
+    }
+
+    /// A route whose copies do nobody any good.
+    fn miscopied(&self, route: &Route) -> Option<Warning> {
+        let service = &route.mirror.as_ref()?.service;
+        let cause = if self.service(service).is_none() {
+            Cause::MirrorToNobody(service.clone())
+        } else if route.backends.iter().any(|backend| backend.service == *service) {
+            Cause::MirrorToItself(service.clone())
+        } else {
+            return None;
+        };
+        Some(Warning { route: route.name.clone(), cause })
     }
 }
 
@@ -149,6 +197,14 @@ fn misplaced(route: &Route, listeners: &[(ListenerName, Protocol)]) -> Option<Wa
         Some(_) => return None,
     };
     Some(Warning { route: route.name.clone(), cause })
+}
+
+/// A route that asks for what the codec lets no request have.
+fn asks_in_vain(route: &Route) -> Option<Warning> {
+    let Rule::Http(rule) = &route.rule else { return None };
+    let mut names = rule.predicates.headers().iter().map(|(name, _)| name);
+    let name = names.find(|name| is_odd_name(name.as_str().as_bytes()))?;
+    Some(Warning { route: route.name.clone(), cause: Cause::DroppedHeader(name.clone()) })
 }
 
 /// Looks through the routes of one host, or of one TCP listener, in the order of precedence.

@@ -1,6 +1,8 @@
 //! Which route and instance a request would take. The request is written out and read by the
 //! router's own codec, so that host and path are those that the router would match.
 
+mod settings;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use axum::Json;
@@ -171,6 +173,7 @@ fn view(request: &RequestView<'_>, explanation: &Explanation) -> ExplainView {
                 outcome: candidate.verdict.reason(),
             })
             .collect(),
+        settings: settings::lines(explanation),
         instances,
         picked: None,
     }
@@ -207,8 +210,9 @@ fn outcome(backend: &BackendView, endpoint: &EndpointView) -> String {
     if leader_only && endpoint.takes_traffic && !endpoint.leader {
         return "takes none: another one leads".to_owned();
     }
+    let max = backend.limit.map(|limit| limit.in_flight_max().get());
     let is_full = |max: &u32| endpoint.takes_traffic && endpoint.in_flight >= u64::from(*max);
-    if let Some(max) = backend.in_flight_max.filter(is_full) {
+    if let Some(max) = max.filter(is_full) {
         return format!("is full: {max} under way, {} wait", backend.waiting);
     }
     let state = endpoint.state.word();
@@ -237,10 +241,13 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::Ipv6Addr;
 
+    use bytes::Bytes;
     use portolan_discovery::model::record::encode;
+    use portolan_discovery::model::route::{Mirror, Percent};
     use portolan_discovery::model::{
-        Backend, Balancing, Event, HashBy, Health, HostPattern, HttpRule, Instance, InstanceId,
-        Key, Kv, Origin, PathPattern, Phase, Revision, Route, Rule, Service, ServiceName, Weight,
+        Backend, Balancing, Concurrency, Event, HashBy, Health, HostPattern, HttpRule, Instance,
+        InstanceId, Key, Kv, Origin, PathPattern, Phase, ProxyVersion, RetryRule, Revision, Route,
+        Rule, Service, ServiceName, Weight,
     };
     use portolan_discovery::snapshot::Snapshot;
     use portolan_router::metrics::Metrics;
@@ -291,8 +298,12 @@ mod tests {
             };
             records.push((Key::Instance(name.clone(), id), encode(&record)));
         }
+        table(records)
+    }
+
+    fn table(records: Vec<(Key, Bytes)>) -> Table {
         let (created, modified) = (Revision(1), Revision(1));
-        let put = |(key, value): (Key, _)| {
+        let put = |(key, value): (Key, Bytes)| {
             Event::Put(Kv { key: key.to_string(), value, created, modified, lease: None })
         };
         let events: Vec<_> = records.into_iter().map(put).collect();
@@ -316,6 +327,42 @@ mod tests {
             seen.insert(first);
         }
         assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+
+    #[test]
+    fn what_else_a_request_goes_through_is_said() {
+        let name: ServiceName = "web".parse().unwrap();
+        let shadow: ServiceName = "shadow".parse().unwrap();
+        let limit = Concurrency::new(3.try_into().unwrap(), Some(7), None).unwrap();
+        let service = Service {
+            concurrency: Some(limit),
+            proxy_protocol: Some(ProxyVersion::V2),
+            ..Service::named(name.clone())
+        };
+        let rule = Rule::Http(HttpRule::new(HostPattern::Any, PathPattern::all()));
+        let mut route = Route::new("all".parse().unwrap(), rule, vec![Backend::to(name.clone())]);
+        let plain = table(vec![(Key::Route(route.name.clone()), encode(&route))]);
+        let listener = ListenerName::parse("web").unwrap();
+        let request = RequestView::get(&listener, "a.test", "/");
+        let said = |table: &Table| view(&request, &table.explain(&request)).settings;
+        assert!(said(&plain).is_empty());
+        route.mirror = Some(Box::new(Mirror { service: shadow, percent: Percent::ALL }));
+        route.error_pages = Some("shop".parse().unwrap());
+        route.retry = Some(Box::new(RetryRule::new(Some(3), Some(vec![503])).unwrap()));
+        let all = table(vec![
+            (Key::Service(name), encode(&service)),
+            (Key::Route(route.name.clone()), encode(&route)),
+        ]);
+        assert_eq!(
+            said(&all),
+            [
+                "copies of 100 % of its requests go to shadow",
+                "errors have the pages shop",
+                "answers with 503 are tried on another instance, 3 attempts in all",
+                "an instance of web has at most 3 requests under way; 0 of at most 7 wait, for up to 5s",
+                "connections to web begin with a PROXY header v2",
+            ]
+        );
     }
 
     #[test]

@@ -657,6 +657,9 @@ pub struct ExplainView {
     pub route: Option<String>,
     /// The routes whose host matches, in order of precedence.
     pub candidates: Vec<ExplainCandidate>,
+    /// What else the route and its services say, in words: copies, error pages, retries, limits.
+    #[serde(default)]
+    pub settings: Vec<String>,
     /// The instances behind the route.
     pub instances: Vec<ExplainInstance>,
     /// The instance that was picked this time, as `SERVICE/ID`; another request may get another.

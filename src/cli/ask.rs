@@ -56,7 +56,9 @@ pub(super) async fn services(
         if json {
             table::json(&view);
         } else {
-            say!("{} ({}): {}", view.name, view.protocol, counts(&view.states));
+            let header = view.proxy_protocol.as_ref();
+            let header = header.map(|version| format!(", PROXY {version}")).unwrap_or_default();
+            say!("{} ({}{header}): {}", view.name, view.protocol, counts(&view.states));
             print_instances(&view.instances);
         }
         return Ok(());
@@ -182,6 +184,9 @@ pub(super) async fn explain(client: &Client, json: bool, asked: &Explain) -> Res
     }
     say!("{} {} at host {}", view.method, view.path, view.host);
     say!("{}", view.verdict);
+    for line in &view.settings {
+        say!("  {line}");
+    }
     if !view.candidates.is_empty() {
         say!("\nroutes, the winner first:");
         let rows: Vec<_> = view

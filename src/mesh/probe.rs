@@ -1,12 +1,13 @@
 //! What a configuration needs of others: are the resolvers it names there, can its sockets be
 //! bound by this user on this machine. And what there is to tell of its routes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use portolan_discovery::model::{Event, Key, Kv, Revision, Route, record};
+use portolan_discovery::model::{Event, Key, Kv, Revision, Route, Service, ServiceName, record};
 use portolan_discovery::snapshot::Snapshot;
-use portolan_router::Table;
 use portolan_router::metrics::Metrics;
+use portolan_router::{Cause, Table, Warning};
 
 use crate::config::Config;
 
@@ -35,7 +36,12 @@ pub fn warnings(config: &Config) -> Vec<String> {
         let value = record::encode(route);
         Event::Put(Kv { key, value, created: revision, modified: revision, lease: None })
     };
-    let events: Vec<Event> = config.routes.iter().map(put).collect();
+    let services = declared(config).into_iter().map(|name| {
+        let key = Key::Service(name.clone()).to_string();
+        let value = record::encode(&Service::named(name));
+        Event::Put(Kv { key, value, created: revision, modified: revision, lease: None })
+    });
+    let events: Vec<Event> = config.routes.iter().map(put).chain(services).collect();
     let (snapshot, _) = Snapshot::default().apply(&events, revision);
     let Ok(metrics) = Metrics::register(&prometheus::Registry::new()) else { return Vec::new() };
     let table = Table::compile(&snapshot, None, &metrics).table;
@@ -44,7 +50,22 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .iter()
         .map(|listener| (listener.name.clone(), listener.protocol))
         .collect();
-    table.warnings(&listeners).iter().map(ToString::to_string).collect()
+    let told = |warning: &Warning| match &warning.cause {
+        // Others may have it.
+        Cause::MirrorToNobody(service) => format!(
+            "route {} copies its requests to {service}, which this file does not have",
+            warning.route
+        ),
+        _ => warning.to_string(),
+    };
+    table.warnings(&listeners).iter().map(told).collect()
+}
+
+/// The services that the file registers or runs.
+fn declared(config: &Config) -> BTreeSet<ServiceName> {
+    let jobs = config.apps.iter().flat_map(|app| app.processes.values());
+    let registered = config.services.iter().map(|declared| declared.service.name.clone());
+    registered.chain(jobs.filter_map(|(job, _)| job.service.clone())).collect()
 }
 
 #[cfg(test)]
@@ -75,5 +96,30 @@ service = "c"
         let config = Config::parse(Path::new("p.toml"), file).unwrap();
         let told = warnings(&config);
         assert!(told.len() == 1 && told[0].starts_with("route regex takes no request"), "{told:?}");
+    }
+
+    #[test]
+    fn copies_for_a_service_that_the_file_does_not_have_are_told() {
+        let check = |mirror: &str| {
+            let file = format!(
+                r#"
+services = [{{ name = "declared" }}]
+[[routes]]
+name = "r"
+service = "a"
+mirror = {{ service = "{mirror}" }}
+[[apps]]
+name = "shop"
+[apps.processes.web]
+command = ["serve"]
+service = "run"
+"#
+            );
+            warnings(&Config::parse(Path::new("p.toml"), &file).unwrap())
+        };
+        assert!(check("declared").is_empty() && check("run").is_empty());
+        let told = check("elsewhere");
+        let expected = "route r copies its requests to elsewhere, which this file does not have";
+        assert_eq!(told, [expected]);
     }
 }

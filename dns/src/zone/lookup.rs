@@ -17,7 +17,7 @@ pub(crate) enum Found<'z> {
     Outside,
     /// The name is the zone's and does not exist.
     Missing,
-    /// The name exists only because names below it do.
+    /// The name exists and has nothing: names below it do, or nobody leads at the moment.
     Empty,
     /// The zone itself.
     Apex,
@@ -81,6 +81,10 @@ impl Zone {
                 .and_then(|node| self.snapshot.node(node))
                 .map(|node| Found::Node(node.addr)),
             b"dns" if first == b"ns" => Some(Found::Proxy),
+            // Behind the others: `leader` may be the name of a service or a node, too.
+            _ if first == b"leader" => self
+                .members(second)
+                .map(|members| members.leader.map_or(Found::Empty, Found::Instance)),
             _ => None,
         };
         found.unwrap_or(Found::Missing)

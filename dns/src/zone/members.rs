@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use portolan_discovery::model::{Instance, InstanceId, ServiceName};
-use portolan_discovery::snapshot::{Member, ServiceEntry, State};
+use portolan_discovery::snapshot::{Member, ServiceEntry, State, leader};
 
 /// One instance that takes traffic, as SRV names it.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Members {
     pub(crate) v6: Box<[Ipv6Addr]>,
     /// The instances that take traffic.
     pub(crate) targets: Box<[Target]>,
+    /// The address of the leader: whoever routes for leaders only lead to.
+    pub(crate) leader: Option<IpAddr>,
     entry: Arc<ServiceEntry>,
 }
 
@@ -30,10 +32,9 @@ impl Members {
     /// `previous` is what the same service gave before.
     pub(crate) fn of(entry: Arc<ServiceEntry>, previous: Option<&Self>) -> Self {
         let choice = Choice::of(&entry);
-        let targets: Box<[Target]> = entry
-            .members
-            .values()
-            .filter(|member| choice.takes(member, previous))
+        let takers = || entry.members.values().filter(|member| choice.takes(member, previous));
+        let leader = leader(takers()).map(|member| member.instance.addr.ip());
+        let targets: Box<[Target]> = takers()
             .map(|Member { instance, .. }| Target {
                 id: instance.id.clone(),
                 addr: instance.addr.ip(),
@@ -53,7 +54,7 @@ impl Members {
         v4.dedup();
         v6.sort_unstable();
         v6.dedup();
-        Self { v4: v4.into(), v6: v6.into(), targets, entry }
+        Self { v4: v4.into(), v6: v6.into(), targets, leader, entry }
     }
 
     pub(crate) fn service(&self) -> &ServiceName {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use portolan_discovery::model::record::encode;
+use portolan_discovery::model::record::{decode, encode};
 use portolan_discovery::model::{
     Event, Health, Instance, Key, Kv, Node, Origin, Phase, PortRange, Resources, Weight,
 };
@@ -152,6 +152,39 @@ fn each_name_has_what_it_stands_for() {
 }
 
 #[test]
+fn the_leader_has_a_name_of_its_own_which_is_empty_while_nobody_leads() {
+    use Health::{Down, Starting, Up};
+    let since = |id: &str, health, since_ms: u64| {
+        let Event::Put(kv) = instance("web", id, &format!("10.0.0.{since_ms}:80"), health) else {
+            panic!("a put");
+        };
+        let mut record: Instance = decode(&kv.value).unwrap();
+        record.since_ms = since_ms;
+        put(Key::Instance(record.service.clone(), record.id.clone()), encode(&record))
+    };
+    let lead = |events: &[Event]| find(&zone_of(events), "leader.web.cluster.internal");
+    assert_eq!(lead(&[since("a", Up, 3), since("b", Up, 2), since("c", Down, 1)]), "10.0.0.2");
+    assert_eq!(lead(&[since("a", Up, 3)]), "10.0.0.3");
+    assert_eq!(lead(&[since("a", Starting, 1)]), "Empty");
+    assert_eq!(lead(&[]), "Missing");
+    // What was there before stays what it was.
+    let taken = zone_of(&[
+        instance("leader", "a", "10.0.0.1:80", Up),
+        instance("dns", "a", "10.0.0.3:80", Up),
+        node("leader", "10.0.0.2"),
+    ]);
+    for (name, expected) in [
+        ("leader.inst.cluster.internal", "10.0.0.1"),
+        ("leader.node.cluster.internal", "10.0.0.2"),
+        ("leader.dns.cluster.internal", "10.0.0.3"),
+        ("leader.leader.cluster.internal", "10.0.0.1"),
+        ("leader.x.cluster.internal", "Missing"),
+    ] {
+        assert_eq!(find(&taken, name), expected, "{name}");
+    }
+}
+
+#[test]
 fn a_label_that_holds_the_zone_s_bytes_is_not_the_zone() {
     let mut name = Name::empty();
     let wire = b"\x12x\x07cluster\x08internal\x00".to_vec();
@@ -262,6 +295,7 @@ proptest! {
                 format!("s{n}.cluster.internal"),
                 format!("s{n}.inst.cluster.internal"),
                 format!("_s{n}._tcp.cluster.internal"),
+                format!("leader.s{n}.cluster.internal"),
                 format!("i{n}.s0.inst.cluster.internal"),
                 format!("n{n}.node.cluster.internal"),
                 format!("{n}.0.0.10.in-addr.arpa"),

@@ -38,6 +38,12 @@ impl Model {
             model.records.entry(format!("{name}.{zone}")).or_default();
             model.records.entry(format!("{name}.inst.{zone}")).or_default();
             model.records.entry(format!("_{name}._tcp.{zone}")).or_default();
+            model.records.entry(format!("leader.{name}.{zone}")).or_default();
+            let up = entry.in_state(portolan_discovery::snapshot::State::Up);
+            let first = up.min_by_key(|m| (m.instance.since_ms, m.instance.id.clone()));
+            if let Some(leader) = first {
+                model.addr(format!("leader.{name}.{zone}"), leader.instance.addr.ip());
+            }
             for (id, member) in &entry.members {
                 let (addr, host) = (member.instance.addr, format!("{id}.{name}.inst.{zone}"));
                 model.addr(host.clone(), addr.ip());
@@ -118,6 +124,7 @@ fn name() -> impl Strategy<Value = String> {
         Just("_tcp".to_owned()),
         Just("dns".to_owned()),
         Just("ns".to_owned()),
+        Just("leader".to_owned()),
         "[a-zA-Z0-9_-]{1,5}",
     ];
     let below = proptest::collection::vec(part, 0..4).prop_map(|parts| parts.join("."));

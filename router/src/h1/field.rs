@@ -167,7 +167,7 @@ impl Field {
 }
 
 /// A name that a CGI-like back end cannot tell from one with dashes.
-pub(super) fn is_odd_name(name: &[u8]) -> bool {
+pub(crate) fn is_odd_name(name: &[u8]) -> bool {
     // Eight bytes at a time, the last eight overlapping: names are too short for memchr to pay.
     match name.last_chunk::<8>() {
         Some(last) => name.as_chunks::<8>().0.iter().any(has_odd_byte) || has_odd_byte(last),

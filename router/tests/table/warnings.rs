@@ -1,7 +1,9 @@
 //! What there is to tell of routes: those that take nothing, and ties.
 
+use portolan_discovery::model::route::{Mirror, Percent};
 use portolan_discovery::model::{Protocol, Route, Rule};
 use portolan_router::RequestView;
+use portolan_router::h1::{HeadScratch, Limits, parse_request};
 use proptest::prelude::*;
 
 use crate::world::*;
@@ -131,6 +133,46 @@ fn a_route_of_a_listener_that_brings_nothing_is_told() {
             ("wrong", "another protocol"),
         ],
     );
+}
+
+#[test]
+fn a_route_that_asks_for_a_field_that_the_router_drops_takes_no_request() {
+    let odd = ["x_env", "x.env"].map(|name| asking("odd", "/x", (&[], &[(name, "1")], &[])));
+    for route in odd {
+        check(&[route], &[("odd", "takes no request: header fields with _ or .")]);
+    }
+    // What is there to be asked for is what the codec leaves.
+    let head = b"GET / HTTP/1.1\r\nHost: a.test\r\nx_env: 1\r\nx.env: 1\r\nx-env: 1\r\n\r\n";
+    let mut scratch = HeadScratch::default();
+    let request = parse_request(head, &mut scratch, &Limits::DEFAULT).unwrap().unwrap();
+    let names: Vec<_> = request.headers().map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(names, [&b"Host"[..], b"x-env"]);
+}
+
+#[test]
+fn copies_that_do_nobody_any_good_are_told() {
+    let mirrored = |name: &str, to: &str| {
+        let mut route = route(name, &format!("{name}.test"), "/");
+        let service = service_name(to);
+        route.mirror = Some(Box::new(Mirror { service, percent: Percent::ALL }));
+        route
+    };
+    let leads_to = route("x", "a.test", "/").backends[0].service.clone();
+    let routes = [
+        mirrored("fine", "shadow"),
+        mirrored("itself", leads_to.as_str()),
+        mirrored("nobody", "gone"),
+    ];
+    let mut records: Vec<_> = routes.iter().map(put_route).collect();
+    records.extend([put_service("shadow"), put_service(leads_to.as_str())]);
+    let world = World::of(&records);
+    let listeners = [(listener("main"), Protocol::Http)];
+    let told: Vec<_> = world.table.warnings(&listeners).iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("route itself copies") && told[0].ends_with("is done twice"));
+    assert!(told[1].starts_with("route nobody copies") && told[1].ends_with("no such service"));
+    let written = world.table.warnings_with(&routes[2], &listeners, &world.metrics);
+    assert_eq!(written.len(), 1, "{written:?}");
 }
 
 #[test]

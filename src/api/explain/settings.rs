@@ -1,0 +1,53 @@
+//! What else a route and its services say, a line each: what a request may go through beside
+//! its way to an instance.
+
+use portolan_discovery::model::{RetryRule, Route};
+use portolan_router::{BackendView, Explanation};
+
+/// All of it, the route's first.
+pub(super) fn lines(explanation: &Explanation) -> Vec<String> {
+    let route = explanation.record.as_deref().map(of_route).unwrap_or_default();
+    route.into_iter().chain(explanation.backends.iter().flat_map(of_service)).collect()
+}
+
+fn of_route(route: &Route) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(mirror) = &route.mirror {
+        let percent = u8::from(mirror.percent);
+        lines.push(format!("copies of {percent} % of its requests go to {}", mirror.service));
+    }
+    if let Some(pages) = &route.error_pages {
+        lines.push(format!("errors have the pages {pages}"));
+    }
+    if let Some(retry) = &route.retry {
+        lines.push(of_retry(retry));
+    }
+    lines
+}
+
+fn of_retry(retry: &RetryRule) -> String {
+    let statuses: Vec<_> = retry.statuses().iter().map(ToString::to_string).collect();
+    format!(
+        "answers with {} are tried on another instance, {} attempts in all",
+        statuses.join(", "),
+        retry.attempts()
+    )
+}
+
+fn of_service(backend: &BackendView) -> Vec<String> {
+    let service = &backend.service;
+    let mut lines = Vec::new();
+    if let Some(limit) = &backend.limit {
+        lines.push(format!(
+            "an instance of {service} has at most {} requests under way; {} of at most {} wait, for up to {}",
+            limit.in_flight_max(),
+            backend.waiting,
+            limit.queue_max(),
+            humantime::format_duration(limit.queue_wait()),
+        ));
+    }
+    if let Some(version) = backend.proxy_protocol {
+        lines.push(format!("connections to {service} begin with a PROXY header {version}"));
+    }
+    lines
+}
