@@ -53,6 +53,6 @@ pub use queue::Queue;
 pub use router::{Bound, Router};
 pub use sticky::{Cookie, Token};
 pub use table::{
-    Compiled, Conflict, Full, Headers, Member, PickError, Report, RequestView, RouteEntry,
+    Compiled, Conflict, Found, Full, Headers, Member, PickError, Report, RequestView, RouteEntry,
     RouteFault, ServiceTable, Table,
 };

@@ -1,8 +1,8 @@
 //! The route table: immutable, with shared structure, compiled from a snapshot. One change
 //! copies one spine and one host.
 //!
-//! Choosing is a pure function over a borrowed table: [`Table::route`] by what a
-//! [`RequestView`] says, then [`RouteEntry::pick`] for the endpoint. A request may hold its [`RouteEntry`] and
+//! Choosing is a pure function over a borrowed table: [`Table::find`] by what a
+//! [`RequestView`] says, then [`Found::pick`] for the endpoint. A request may hold its [`RouteEntry`] and
 //! its endpoint across `.await`, never the table, so what a worker may have to free is one
 //! entry. A retry picks from the newest table: an instance that has begun to drain since is
 //! not picked.
@@ -30,7 +30,7 @@ use portolan_discovery::model::{
 use portolan_discovery::snapshot::{Snapshot, State};
 
 pub use compile::{Compiled, Conflict, Report, RouteFault};
-pub use entry::{Full, PickError, RouteEntry};
+pub use entry::{Found, Full, PickError, RouteEntry};
 pub use request::{Headers, RequestView};
 pub use service::{Member, ServiceTable};
 
@@ -40,7 +40,7 @@ use crate::balance::Ask;
 use crate::endpoint::{Endpoint, InFlight};
 use hosts::Hosts;
 use index::Index;
-use service::ServiceKey;
+use service::{ServiceKey, ServiceMark};
 
 pub(crate) type Seed = SeedableRandomState;
 pub(crate) type HashMap<K, V> = GenericHashMap<K, V, Seed, DefaultSharedPtr>;
@@ -95,8 +95,13 @@ impl Table {
     /// expressions; for one path the rule that names a method, then the one with more header
     /// fields, then with more parameters; then the route of this listener before one for all,
     /// the older, the first by name.
-    pub fn route(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+    pub fn find(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
         self.hosts.find(request)
+    }
+
+    /// The route that [`Table::find`] finds.
+    pub fn route(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+        self.find(request).map(|found| found.route)
     }
 
     /// The route of every connection of a TCP listener: the oldest, then by name.
@@ -131,6 +136,10 @@ impl Table {
 
     fn by_key(&self, key: &ServiceKey) -> Option<&Arc<ServiceTable>> {
         self.services.get(key.hash(), |service| service.key() == key)
+    }
+
+    fn by_mark(&self, mark: ServiceMark) -> Option<&Arc<ServiceTable>> {
+        self.services.get(mark.hash, |service| mark.is_of(service.key()))
     }
 
     /// All services, in no order.

@@ -251,13 +251,14 @@ fn choose(
     let key = Key::Request(&view, conn.client.peer);
     let ask = Ask { now_us, key, ..Ask::first(random) };
     worker.with_table(|table| {
-        let route = table.route(&view).ok_or(Why::Reason(Reason::NoRoute))?;
+        let found = table.find(&view).ok_or(Why::Reason(Reason::NoRoute))?;
+        let route = found.route;
         if let (BodyFraming::Length(length), Some(max)) = (facts.body, route.body_bytes_max)
             && length > max
         {
             return Err(Refused::at(route, Why::Reason(Reason::BodyTooLarge)));
         }
-        let chosen = match route.pick(table, &ask) {
+        let chosen = match found.pick(table, &ask) {
             Ok(picked) => Chosen::Picked(picked),
             Err(PickError::Full(full)) => Chosen::Full(full),
             Err(PickError::NoInstance { metrics, .. }) => {

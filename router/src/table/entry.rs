@@ -11,7 +11,7 @@ use portolan_discovery::model::{
 use smallvec::SmallVec;
 
 use super::request::{Lack, RequestView};
-use super::service::{Miss, ServiceKey, ServiceTable};
+use super::service::{Miss, ServiceKey, ServiceMark, ServiceTable};
 use super::{Table, paths};
 use crate::balance::{Ask, Key, mix, scale};
 use crate::endpoint::InFlight;
@@ -90,6 +90,30 @@ pub struct RouteEntry {
     pub name: RouteName,
     pub(super) listener: Option<ListenerName>,
     record: Arc<Route>,
+}
+
+/// The route of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'t> {
+    /// The route.
+    pub route: &'t Arc<RouteEntry>,
+    /// The only service that it leads to, from beside the path: a pick need not wait for what
+    /// the route itself says.
+    pub(super) sole: Option<ServiceMark>,
+}
+
+impl<'t> Found<'t> {
+    pub(super) fn new(route: &'t Arc<RouteEntry>) -> Self {
+        Self { route, sole: None }
+    }
+
+    /// Picks an endpoint as [`RouteEntry::pick`] does.
+    pub fn pick(&self, table: &Table, ask: &Ask<'_>) -> Result<InFlight, PickError> {
+        match self.sole.and_then(|mark| table.by_mark(mark)) {
+            Some(service) => picked(service, ask, false),
+            None => self.route.pick(table, ask),
+        }
+    }
 }
 
 /// The most services of one route: weights are below 2^16, so their sum fits 32 bits.
@@ -189,6 +213,14 @@ impl RouteEntry {
             return picked;
         }
         self.shares.iter().find_map(|share| pick_from(share, table, ask).ok()).map_or(picked, Ok)
+    }
+
+    /// The service that gets everything, if it is one and not for its leader only.
+    pub(super) fn sole(&self) -> Option<ServiceMark> {
+        match &*self.shares {
+            [only] if !only.leader => Some(only.service.mark()),
+            _ => None,
+        }
     }
 
     /// Of which part of its requests another service gets copies.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portolan_discovery::model::{HostPattern, HttpRule, RouteName};
 use smallvec::SmallVec;
 
-use super::entry::RouteEntry;
+use super::entry::{Found, RouteEntry};
 use super::index::{Index, Keyed};
 use super::paths::Paths;
 use super::request::RequestView;
@@ -23,13 +23,18 @@ pub(super) struct Hosts {
 }
 
 /// A host with its routes. Its own key, so that a look-up reads one piece of memory.
+/// In the order of use, for the same reason.
 #[derive(Debug, Clone)]
+#[repr(C)]
 struct Host {
     hash: u64,
     /// A common length lies in the piece itself.
-    name: SmallVec<[u8; 40]>,
+    name: SmallVec<[u8; 32]>,
     paths: Paths,
 }
+
+// Three cache lines and what an `Arc` counts with.
+const _: () = assert!(size_of::<Host>() <= 192);
 
 impl Keyed for Host {
     fn hash(&self) -> u64 {
@@ -48,7 +53,7 @@ impl Hosts {
 
     /// A request that no rule of the most specific host takes falls through to the next host,
     /// as in the Gateway API, where the host orders rules and does not hide them.
-    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
         self.tiers(request.host).find_map(|paths| paths.find(request))
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use portolan_discovery::model::{PathPattern, RouteName};
 
-use super::entry::RouteEntry;
+use super::entry::{Found, RouteEntry};
 use super::request::RequestView;
 use list::List;
 use tree::Tree;
@@ -38,10 +38,10 @@ impl Paths {
         matches!(self, Self::List(list) if list.is_empty())
     }
 
-    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
         match self {
             Self::List(list) => list.find(request),
-            Self::Tree(tree) => tree.find(request),
+            Self::Tree(tree) => tree.find(request).map(Found::new),
         }
     }
 

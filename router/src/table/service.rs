@@ -8,6 +8,8 @@
 //! of them is undone. Both guards clear themselves with the next state.
 
 use std::hash::BuildHasher;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +42,30 @@ impl ServiceKey {
 impl ServiceKey {
     pub(super) fn hash(&self) -> u64 {
         self.hash
+    }
+
+    fn address(&self) -> NonZeroUsize {
+        NonNull::from(self.name.as_str()).addr()
+    }
+
+    pub(super) fn mark(&self) -> ServiceMark {
+        ServiceMark { hash: self.hash, name: self.address() }
+    }
+}
+
+/// What finds the service of a [`ServiceKey`] while both share one name, without the key: the
+/// hash, and where the name lies. Whoever keeps a mark keeps the key too, so that nothing else
+/// can lie there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ServiceMark {
+    pub(super) hash: u64,
+    // Of nothing that is at 0, so that there is room for "none".
+    name: NonZeroUsize,
+}
+
+impl ServiceMark {
+    pub(super) fn is_of(self, key: &ServiceKey) -> bool {
+        self.hash == key.hash && self.name == key.address()
     }
 }
 

@@ -9,8 +9,13 @@ use portolan_router::{ATTEMPTS_MAX, Ask, InFlight, PickError, RequestView, Tried
 use crate::world::*;
 
 fn pick(world: &World, random: u64, tried: &Tried) -> Result<InFlight, PickError> {
-    let entry = world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
-    entry.pick(&world.table, &Ask { tried, ..Ask::first(random) })
+    let found = world.table.find(&RequestView::get(&listener("main"), "a.test", "/")).unwrap();
+    let ask = Ask { tried, ..Ask::first(random) };
+    let by_route = found.route.pick(&world.table, &ask).map(|picked| picked.id.clone());
+    let picked = found.pick(&world.table, &ask);
+    // What lies beside the path is a shorter way to the same service.
+    assert_eq!(picked.as_ref().ok().map(|picked| &picked.id), by_route.as_ref().ok());
+    picked
 }
 
 /// The shares of 100,000 picks, none under way at the next one.
@@ -36,6 +41,24 @@ fn web(events: &[portolan_discovery::model::Event]) -> World {
     let mut all = vec![put_service("web"), put_route(&route("r", "a.test", "/"))];
     all.extend_from_slice(events);
     World::of(&all)
+}
+
+#[test]
+fn a_route_finds_its_service_whichever_came_first_and_whenever_it_is_back() {
+    let there = |world: &World| pick(world, 0, &Tried::none()).map(|picked| picked.id.to_string());
+    let mut world = World::of(&[put_route(&route("r", "a.test", "/"))]);
+    assert!(matches!(there(&world), Err(PickError::UnknownService { .. })));
+    world.apply(&[put_service("web"), up("web", "a")]);
+    assert_eq!(there(&world).unwrap(), "a");
+    world.apply(&[delete_service("web"), delete_instance("web", "a")]);
+    assert!(matches!(there(&world), Err(PickError::UnknownService { .. })));
+    // Another one may lie where the old one lay.
+    world.apply(&[put_service("other"), up("other", "x")]);
+    assert!(matches!(there(&world), Err(PickError::UnknownService { .. })));
+    world.apply(&[put_service("web"), up("web", "b")]);
+    assert_eq!(there(&world).unwrap(), "b");
+    world.apply(&[put_route(&route("r", "a.test", "/"))]);
+    assert_eq!(there(&world).unwrap(), "b");
 }
 
 #[test]

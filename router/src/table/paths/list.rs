@@ -5,8 +5,9 @@ use std::sync::Arc;
 use portolan_discovery::model::{PathPattern, RouteName};
 use smallvec::SmallVec;
 
-use super::super::entry::RouteEntry;
+use super::super::entry::{Found, RouteEntry};
 use super::super::request::RequestView;
+use super::super::service::ServiceMark;
 use super::{LIST_ROUTES_MAX, is_below, order, pattern_of, prefix_text};
 
 /// What a comparison needs lies in the list itself, and a short list in its host: a look-up
@@ -14,8 +15,8 @@ use super::{LIST_ROUTES_MAX, is_below, order, pattern_of, prefix_text};
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct List {
     /// The texts of all paths, in no order.
-    text: SmallVec<[u8; 40]>,
-    rules: SmallVec<[Rule; 4]>,
+    text: SmallVec<[u8; 24]>,
+    rules: SmallVec<[Rule; 3]>,
 }
 
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ struct Rule {
     exact: bool,
     /// Whether the path does not decide alone: the route is asked too.
     guarded: bool,
+    sole: Option<ServiceMark>,
     entry: Arc<RouteEntry>,
 }
 
@@ -42,7 +44,7 @@ impl List {
         self.rules.is_empty()
     }
 
-    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<&Arc<RouteEntry>> {
+    pub(super) fn find(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
         let path = request.path.as_bytes();
         self.rules
             .iter()
@@ -51,7 +53,7 @@ impl List {
                 (if rule.exact { own == path } else { is_below(own, path) })
                     && (!rule.guarded || rule.entry.takes(request))
             })
-            .map(|rule| &rule.entry)
+            .map(|rule| Found { route: &rule.entry, sole: rule.sole })
     }
 
     fn text_of(&self, rule: &Rule) -> &[u8] {
@@ -79,6 +81,7 @@ impl List {
             bytes: u16::try_from(self.text.len() - start).expect(fits),
             exact,
             guarded: entry.is_guarded(),
+            sole: entry.sole(),
             entry,
         };
         self.rules.insert(place, rule);
