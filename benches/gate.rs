@@ -285,6 +285,7 @@ const FORWARD: Forward<'_> = Forward {
     request_start_ms: None,
     authority_fallback: "127.0.0.1:8080",
     via: b"Via: 1.1 portolan-0123456789ab\r\n",
+    client_lines: b"",
     rewrite: Rewrite::NONE,
 };
 

@@ -7,6 +7,11 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// Seconds of Unix time.
+pub(crate) fn unix_s() -> i64 {
+    i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX)
+}
+
 /// Milliseconds of Unix time.
 #[expect(clippy::disallowed_methods, reason = "shells hand time to the cores, and ask for it here")]
 pub(crate) fn unix_ms() -> u64 {

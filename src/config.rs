@@ -20,8 +20,9 @@ use portolan_discovery::model::{
     AppName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol, Resources, Route,
 };
 use portolan_dns::ZoneName;
-use portolan_router::{ErrorPages, ProxyProtocol, ViaName};
+use portolan_router::{ErrorPages, ProxyProtocol, TlsSettings, ViaName};
 
+use crate::certificates::CertificateFiles;
 use error::Source;
 pub use error::{ConfigError, Place};
 use read::Reader;
@@ -54,6 +55,8 @@ pub struct Config {
     pub router: RouterSettings,
     /// What errors of the router look like.
     pub error_pages: ErrorPages,
+    /// The certificates that this file names.
+    pub certificates: Vec<CertificateFiles>,
     /// The router's sockets; none, and it routes nothing.
     pub listeners: Vec<Listener>,
     /// The resolver; off when the file has no `[dns]`.
@@ -135,6 +138,10 @@ pub struct Listener {
     pub via: bool,
     /// Whether its connections begin with a PROXY header.
     pub proxy_protocol: ProxyProtocol,
+    /// How it speaks TLS, if it does.
+    pub tls: Option<TlsSettings>,
+    /// The port that its requests are sent to by https.
+    pub redirect_https: Option<u16>,
 }
 
 /// The resolver.

@@ -3,6 +3,7 @@
 
 mod ack;
 mod bind;
+mod certify;
 mod debounce;
 mod declare;
 mod follow;
@@ -64,6 +65,7 @@ pub struct Mesh {
     agent: Agent,
     admin: TcpListener,
     token: Option<api::Token>,
+    certifier: certify::Certifier,
     registry: prometheus::Registry,
 }
 
@@ -131,6 +133,7 @@ impl Mesh {
         parts.start_opener(self.opener);
         parts.start_data_plane(publisher, self.saved_file);
         tasks.spawn(self.agent.run(cancel.clone()));
+        parts.start_certifier(self.certifier);
         parts.start_control(self.admin, self.token);
         Ok(Running { router, dns, tasks, cancel })
     }
@@ -198,6 +201,12 @@ impl Parts {
                 () = cancel.cancelled() => {}
             }
         });
+    }
+
+    /// Follows the certificates.
+    fn start_certifier(&self, certifier: certify::Certifier) {
+        let (certifier, cancel) = (Arc::new(certifier), self.cancel.clone());
+        self.keeper.keep("certify", move || certify::run(certifier.clone(), cancel.clone()));
     }
 
     /// The controller, the declarations and the admin listener.

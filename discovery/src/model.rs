@@ -20,8 +20,8 @@ pub use instance::{Health, Instance, Origin, Phase, Weight};
 pub use job::{JobSpec, JobState, JobStatus, Placement, Resources, Wanted};
 pub use key::{Key, KeyError};
 pub use name::{
-    AppName, DeploymentId, InstanceId, JobId, ListenerName, NameError, NodeName, PageSetName,
-    ProcessName, ReleaseId, RouteName, ServiceName,
+    AppName, CertificateName, DeploymentId, InstanceId, JobId, ListenerName, NameError, NodeName,
+    PageSetName, ProcessName, ReleaseId, RouteName, ServiceName,
 };
 pub use node::{Node, PortRange, RouterAck};
 pub use overrule::{Override, Scope, Word};

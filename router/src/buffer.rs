@@ -13,7 +13,8 @@ use std::task::{Context, Poll, ready};
 
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use crate::stream::Stream;
 
 /// Enough for almost every head, and for the body behind it.
 pub(crate) const SMALL: usize = 16 * 1024;
@@ -228,7 +229,7 @@ impl Buffer {
     pub(crate) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
     ) -> Poll<io::Result<usize>> {
         self.make_room();
         let mut room = ReadBuf::new(&mut self.bytes[self.end..]);
@@ -301,6 +302,8 @@ pub(crate) struct Outbox {
     /// Where the data lies in the `data` of the buffer that is flushed.
     data: Range<usize>,
     tail: Vec<u8>,
+    /// The stream has taken everything, and the socket has not.
+    is_unsent: bool,
 }
 
 impl Outbox {
@@ -311,7 +314,10 @@ impl Outbox {
 
     /// Whether everything is written.
     pub(crate) fn is_empty(&self) -> bool {
-        self.head_at == self.head.len() && self.data.is_empty() && self.tail.is_empty()
+        self.head_at == self.head.len()
+            && self.data.is_empty()
+            && self.tail.is_empty()
+            && !self.is_unsent
     }
 
     /// The head that is written first; more may be appended while nothing else is queued.
@@ -345,6 +351,7 @@ impl Outbox {
         self.head_at = 0;
         self.data = 0..0;
         self.tail.clear();
+        self.is_unsent = false;
     }
 
     /// Forgets everything.
@@ -353,6 +360,7 @@ impl Outbox {
         self.head_at = 0;
         self.data = 0..0;
         self.tail = Vec::new();
+        self.is_unsent = false;
     }
 
     /// Writes until everything is taken; the head is kept until [`Outbox::clear`], so that it
@@ -360,17 +368,23 @@ impl Outbox {
     pub(crate) fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         base: &[u8],
         written: &mut u64,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
+            if self.is_unsent && self.takes_data() && self.head_at == self.head.len() {
+                ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+                self.is_unsent = false;
+                break;
+            }
             let count = ready!(self.poll_write(cx, stream, base))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *written += count as u64;
             self.advance(count);
+            self.is_unsent = stream.has_unsent();
         }
         Poll::Ready(Ok(()))
     }
@@ -378,7 +392,7 @@ impl Outbox {
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         base: &[u8],
     ) -> Poll<io::Result<usize>> {
         let stream = Pin::new(stream);
@@ -412,14 +426,14 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (Stream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (near, listener.accept().await.unwrap().0)
+        (near.into(), listener.accept().await.unwrap().0)
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::balance::RETRIES_MAX;
 use crate::h1::{self, ViaName};
 use crate::pages::ErrorPages;
 use crate::shed::SHEDDING_MAX;
+use crate::tls::TlsSettings;
 
 /// Whether connections of a listener begin with a PROXY header.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,13 +41,26 @@ pub struct ListenerConfig {
     pub via: bool,
     /// Whether PROXY headers are taken.
     pub proxy_protocol: ProxyProtocol,
+    /// How it speaks TLS, if it does.
+    pub tls: Option<TlsSettings>,
+    /// The port that every request is sent to by https; none serves them.
+    pub redirect_https: Option<u16>,
 }
 
 impl ListenerConfig {
     /// A listener that trusts nobody and adds `Via`.
     pub fn new(name: ListenerName, bind: SocketAddr, protocol: Protocol) -> Self {
         let proxy_protocol = ProxyProtocol::Off;
-        Self { name, bind, protocol, trusted_peers: Vec::new(), via: true, proxy_protocol }
+        Self {
+            name,
+            bind,
+            protocol,
+            trusted_peers: Vec::new(),
+            via: true,
+            proxy_protocol,
+            tls: None,
+            redirect_https: None,
+        }
     }
 }
 

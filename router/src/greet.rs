@@ -12,7 +12,7 @@ use crate::config::ProxyProtocol;
 use crate::proxy;
 use crate::proxy_protocol::{self, Ends, Parsed};
 use crate::tcp;
-use crate::tunnel;
+use crate::tls;
 use crate::worker::Client;
 
 /// What came of a connection's PROXY header.
@@ -71,7 +71,7 @@ pub(crate) async fn serve(mut client: Client) {
     client.worker.metrics.greeted(outcome);
     if !outcome.is_served() {
         // Whoever is there is misconfigured or a stranger: no answer could be meant for it.
-        tunnel::abort(&client.stream);
+        client.stream.abort();
         debug!(
             listener = %client.listener.name, peer = %client.peer, outcome = outcome.as_str(),
             "connection refused for its PROXY header"
@@ -79,6 +79,7 @@ pub(crate) async fn serve(mut client: Client) {
         return;
     }
     match client.listener.protocol {
+        _ if client.listener.tls.is_some() => tls::serve(client, input).await,
         Protocol::Http => proxy::serve(client, input).await,
         Protocol::Tcp => tcp::serve(client, input).await,
     }

@@ -30,8 +30,10 @@ mod queue;
 mod router;
 mod shed;
 mod sticky;
+mod stream;
 mod table;
 mod tcp;
+mod tls;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -55,4 +57,9 @@ pub use sticky::{Cookie, Token};
 pub use table::{
     Compiled, Conflict, Found, Full, Headers, Member, PickError, Report, RequestView, RouteEntry,
     RouteFault, ServiceTable, Table,
+};
+pub use tls::{
+    CHAIN_BYTES_MAX, Certificate, CertificateError, CertificateSet, Certificates,
+    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, Hsts, TlsSettings, TlsVersion,
+    UnknownName,
 };

@@ -6,10 +6,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use crate::buffer::Buffer;
 use crate::deadline::Timer;
+use crate::stream::Stream;
 
 /// The most that is read from a client that was answered.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -17,7 +17,7 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// RFC 9112 §9.6: closing with unread bytes resets the connection, and the reset may overtake
 /// the response. So the sending side is closed first, and what the client still sends is read,
 /// for `wait` at most.
-pub(crate) async fn linger(stream: &mut TcpStream, timer: &Timer, wait: Duration) {
+pub(crate) async fn linger(stream: &mut Stream, timer: &Timer, wait: Duration) {
     timer.start(wait);
     let mut left = BYTES_MAX;
     let mut shut = false;

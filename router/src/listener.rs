@@ -17,6 +17,7 @@ use tracing::warn;
 use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::h1::{Request, Version, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
+use crate::tls::{Hsts, Serving};
 use crate::worker::Worker;
 
 /// Connections that the kernel holds until a worker takes them (it caps this at `somaxconn`).
@@ -48,6 +49,15 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+    /// The listener's TLS cannot be set up.
+    #[error("listener {listener}: cannot serve TLS")]
+    Tls {
+        /// The listener.
+        listener: ListenerName,
+        /// What rustls says.
+        #[source]
+        source: rustls::Error,
+    },
     /// A metric has a name that is taken.
     #[error("cannot register the router's metrics")]
     Metrics(#[from] prometheus::Error),
@@ -60,10 +70,17 @@ pub(crate) struct Listener {
     pub(crate) protocol: Protocol,
     pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) local: SocketAddr,
+    /// None: clients come without.
+    pub(crate) tls: Option<Arc<Serving>>,
     pub(crate) metrics: ListenerMetrics,
     trusted_peers: Vec<IpNet>,
     router: Arc<Via>,
     adds_via: bool,
+    /// What responses to clients have more, by the version of the instance: `Via`, and that they
+    /// are to come by https.
+    response_lines: [Box<[u8]>; 2],
+    /// The port that requests are sent to by https.
+    pub(crate) redirect_https: Option<u16>,
 }
 
 impl Listener {
@@ -75,6 +92,14 @@ impl Listener {
     /// The `Via` line for a message that came in this version; empty if none is to be added.
     pub(crate) fn via_line(&self, received: Version) -> &[u8] {
         if self.adds_via { self.router.line(received) } else { b"" }
+    }
+
+    /// The lines for a response that came in this version.
+    pub(crate) fn response_lines(&self, received: Version) -> &[u8] {
+        match received {
+            Version::V10 => &self.response_lines[0],
+            Version::V11 => &self.response_lines[1],
+        }
     }
 
     /// Whether a request has been here before. Where no `Via` is added nobody can tell.
@@ -99,6 +124,7 @@ pub(crate) struct BoundListener {
 pub(crate) fn bind(
     config: &ListenerConfig,
     router: &Arc<Via>,
+    tls: Option<Serving>,
     workers: usize,
     metrics: &Metrics,
 ) -> Result<BoundListener, BindError> {
@@ -109,15 +135,23 @@ pub(crate) fn bind(
         _ => BindError::Socket { listener: config.name.clone(), addr: config.bind, source },
     };
     let (sockets, local) = sockets(config.bind, workers).map_err(failed)?;
+    let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(Hsts::line).unwrap_or_default();
+    let response_lines = [Version::V10, Version::V11].map(|version| {
+        let via = if config.via { router.line(version) } else { b"" };
+        [via, hsts.as_bytes()].concat().into_boxed_slice()
+    });
     let listener = Listener {
         name: config.name.clone(),
         protocol: config.protocol,
         proxy_protocol: config.proxy_protocol,
         local,
+        tls: tls.map(Arc::new),
         metrics: metrics.listener(&config.name),
         trusted_peers: config.trusted_peers.clone(),
         router: Arc::clone(router),
         adds_via: config.via,
+        response_lines,
+        redirect_https: config.redirect_https,
     };
     Ok(BoundListener { listener: Arc::new(listener), sockets })
 }

@@ -7,19 +7,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 
 use crate::deadline::Tick;
 use crate::endpoint::EndpointState;
+use crate::stream::Stream;
 
 /// Idle connections of one worker in all: a worker with very many instances does not eat the
 /// process's file descriptors.
@@ -36,7 +34,7 @@ pub(crate) struct Owner(NonZeroU64);
 /// A connection to an instance.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// It has served a request before.
     pub(crate) reused: bool,
     /// How long it may be idle.
@@ -51,8 +49,8 @@ struct Idle {
 
 impl Idle {
     /// Its time is not over and its instance has not closed it, as far as the loop knows.
-    fn lives(&self, now: Tick) -> bool {
-        self.expires > now && is_quiet(&self.upstream.stream)
+    fn lives(&mut self, now: Tick) -> bool {
+        self.expires > now && self.upstream.stream.is_quiet()
     }
 }
 
@@ -103,10 +101,11 @@ impl Pool {
         let mut shelves = self.shelves.borrow_mut();
         let Shelves { by_key, count, .. } = &mut *shelves;
         let idle = &mut by_key.get_mut(&state.pool_key())?.idle;
-        while let Some(Idle { upstream, expires }) = idle.pop() {
+        while let Some(Idle { mut upstream, expires }) = idle.pop() {
             *count -= 1;
-            let stream = &upstream.stream;
-            if expires > now && is_quiet(stream) && (care == Care::Repeatable || is_open(stream)) {
+            let stream = &mut upstream.stream;
+            if expires > now && stream.is_quiet() && (care == Care::Repeatable || stream.is_open())
+            {
                 return Some(Upstream { reused: true, ..upstream });
             }
         }
@@ -149,9 +148,9 @@ impl Pool {
         let Shelves { by_owner, count, .. } = &mut *shelves;
         let kept = by_owner.get_mut(&owner)?;
         while let Some(at) = kept.iter().position(|own| std::ptr::eq(&*own.state, state)) {
-            let Idle { upstream, expires } = kept.swap_remove(at).idle;
+            let Idle { mut upstream, expires } = kept.swap_remove(at).idle;
             *count -= 1;
-            if expires > now && is_quiet(&upstream.stream) && is_open(&upstream.stream) {
+            if expires > now && upstream.stream.is_quiet() && upstream.stream.is_open() {
                 return Some(Upstream { reused: true, ..upstream });
             }
         }
@@ -200,7 +199,7 @@ impl Pool {
         by_key.retain(|_, shelf| {
             let before = shelf.idle.len();
             let wanted = shelf.state.idle_wanted();
-            shelf.idle.retain(|idle| wanted && idle.lives(now));
+            shelf.idle.retain_mut(|idle| wanted && idle.lives(now));
             *count -= before - shelf.idle.len();
             !shelf.idle.is_empty()
         });
@@ -212,31 +211,16 @@ impl Pool {
     }
 }
 
-/// Nothing has come since the last read, as far as the loop knows: no system call.
-fn is_quiet(stream: &TcpStream) -> bool {
-    // Not `poll_read_ready`: that one says "nothing" to a task that has used up its turn.
-    stream.try_io(Interest::READABLE, || Ok(())).is_err()
-}
-
-/// The kernel has neither an end nor bytes for us.
-fn is_open(stream: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit()];
-    match SockRef::from(stream).peek(&mut byte) {
-        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        Ok(_) => false,
-    }
-}
-
 /// Opens a connection without delay for small writes. No limit of time: the caller has the timer.
-pub(crate) async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn connect(addr: SocketAddr) -> io::Result<Stream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
-    socket.connect(addr).await
+    socket.connect(addr).await.map(Stream::from)
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::deadline::Wheel;
@@ -263,11 +247,11 @@ mod tests {
     async fn the_connection_used_last_is_taken_first() {
         let (pool, state, far) = (Pool::new(8), EndpointState::new(), Far::new().await);
         let (first, second) = (far.pair(5_000).await, far.pair(5_000).await);
-        let port = second.0.stream.local_addr().unwrap();
+        let port = second.0.stream.tcp().local_addr().unwrap();
         pool.put(&state, first.0, after(0));
         pool.put(&state, second.0, after(0));
         let taken = pool.take(&state, after(0), Care::Once).unwrap();
-        assert_eq!((taken.stream.local_addr().unwrap(), taken.reused), (port, true));
+        assert_eq!((taken.stream.tcp().local_addr().unwrap(), taken.reused), (port, true));
         assert_eq!(pool.len(), 1);
     }
 

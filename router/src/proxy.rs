@@ -165,6 +165,6 @@ mod tests {
     #[test]
     fn an_idle_client_costs_little() {
         // Beside it: the entry in the wheel, the socket's in the runtime, the peer's address.
-        assert!(future_bytes(serve) <= 1024, "{} bytes", future_bytes(serve));
+        assert!(future_bytes(serve) <= 1088, "{} bytes", future_bytes(serve));
     }
 }

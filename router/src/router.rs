@@ -12,12 +12,13 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::cell::TableCell;
-use crate::config::{Config, connections_for};
+use crate::config::{Config, ListenerConfig, connections_for};
 use crate::drain::Command;
 use crate::h1::Via;
 use crate::listener::{self, BindError, BoundListener};
 use crate::metrics::Metrics;
 use crate::table::Table;
+use crate::tls::{self, Certificates, Serving};
 use crate::worker::metrics::WorkerMetrics;
 use crate::worker::{self, Start};
 
@@ -32,6 +33,7 @@ pub struct Bound {
     metrics: Arc<Metrics>,
     worker_metrics: Arc<WorkerMetrics>,
     listeners: Vec<BoundListener>,
+    certificates: Arc<Certificates>,
 }
 
 /// A router that runs. Dropped, it cuts what is under way and waits for its threads.
@@ -43,6 +45,7 @@ pub struct Router {
     moved: Arc<Notify>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     local_addrs: Vec<(ListenerName, SocketAddr)>,
+    certificates: Arc<Certificates>,
 }
 
 impl Bound {
@@ -59,6 +62,11 @@ impl Bound {
         &self.metrics
     }
 
+    /// The certificates of all listeners, for replacing them.
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
+    }
+
     /// Starts the workers with their first table.
     ///
     /// # Errors
@@ -73,6 +81,7 @@ impl Bound {
             moved: Arc::default(),
             threads: Mutex::default(),
             local_addrs,
+            certificates: Arc::clone(&self.certificates),
         };
         for index in 0..worker_count(&self.config) {
             let start = Start {
@@ -118,12 +127,12 @@ impl Router {
         let workers = worker_count(&config);
         // Its own with each start: a router must not take another one's traffic for its own.
         let router = Arc::new(Via::new(&config.via_name, fastrand::u64(..)));
-        let listeners = config
-            .listeners
-            .iter()
-            .map(|listener| listener::bind(listener, &router, workers, &metrics))
+        let certificates = Arc::<Certificates>::default();
+        let serving = serving(&config.listeners, &certificates)?;
+        let listeners = std::iter::zip(&config.listeners, serving)
+            .map(|(listener, tls)| listener::bind(listener, &router, tls, workers, &metrics))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Bound { config: Arc::new(config), metrics, worker_metrics, listeners })
+        Ok(Bound { config: Arc::new(config), metrics, worker_metrics, listeners, certificates })
     }
 
     /// Makes `table` the one that requests are served from.
@@ -150,6 +159,11 @@ impl Router {
             }
             moved.await;
         }
+    }
+
+    /// The certificates of all listeners, for replacing them.
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
     /// The metrics, which tables are compiled with.
@@ -199,6 +213,25 @@ fn fit_open_files(config: &mut Config) {
         warn!(?files, connections_max, "the limit of open files allows few connections a worker");
     }
     config.limits.connections_max = config.limits.connections_max.min(connections_max);
+}
+
+/// The TLS of each listener, if it has any; all with the same keys for tickets.
+fn serving(
+    listeners: &[ListenerConfig],
+    certificates: &Arc<Certificates>,
+) -> Result<Vec<Option<Serving>>, BindError> {
+    let mut tickets = None;
+    let serving = listeners.iter().map(|listener| {
+        let Some(settings) = &listener.tls else { return Ok(None) };
+        let failed = |source| BindError::Tls { listener: listener.name.clone(), source };
+        let tickets = match &mut tickets {
+            Some(tickets) => tickets,
+            none => none.insert(tls::tickets().map_err(failed)?),
+        };
+        let serving = Serving::new(settings, listener.protocol, certificates, tickets);
+        serving.map(Some).map_err(failed)
+    });
+    serving.collect()
 }
 
 fn worker_count(config: &Config) -> usize {

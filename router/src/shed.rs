@@ -8,14 +8,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use portolan_discovery::model::Protocol;
-use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, Outbox};
+use crate::deadline::Timer;
 use crate::h1::{self, Reason, RequestFacts, Via, parse_request, write_error};
 use crate::linger::linger;
 use crate::listener::Listener;
-use crate::tunnel;
-use crate::worker::Worker;
+use crate::stream::Stream;
+use crate::worker::{Client, Worker};
 
 /// Connections that one worker answers at a time before it closes them; more are closed at once.
 /// Honest clients are gone after one round trip, so this is over a thousand a second.
@@ -69,23 +69,24 @@ impl Drop for Place {
 }
 
 /// Gets rid of a connection that was just accepted.
-pub(crate) fn shed(worker: &Rc<Worker>, listener: &Listener, stream: TcpStream, cause: Cause) {
+pub(crate) fn shed(worker: &Rc<Worker>, listener: &Listener, mut stream: Stream, cause: Cause) {
     worker.metrics.shed(cause);
     worker.metrics.ended(Reason::Overloaded);
     match listener.protocol {
-        Protocol::Http => {
+        Protocol::Http if listener.tls.is_none() => {
             if let Some(place) = Place::take(worker) {
                 tokio::task::spawn_local(answer(place, stream, Arc::clone(listener.router())));
             }
         }
-        // What was refused must not look like a service with nothing to say.
-        Protocol::Tcp => tunnel::abort(&stream),
+        // What was refused must not look like a service with nothing to say; and a handshake
+        // costs more than what there is no room for.
+        Protocol::Http | Protocol::Tcp => stream.abort(),
     }
 }
 
 /// Waits for the client's request, as an answer that comes before it counts as a fault with some
 /// clients, and answers whatever it is.
-async fn answer(place: Place, mut stream: TcpStream, router: Arc<Via>) {
+async fn answer(place: Place, mut stream: Stream, router: Arc<Via>) {
     let worker = &place.0;
     let timer = worker.wheel.timer();
     timer.start(SHED_DEADLINE);
@@ -101,6 +102,23 @@ async fn answer(place: Place, mut stream: TcpStream, router: Arc<Via>) {
     if !asked.await {
         return;
     }
+    say(worker, &mut stream, &timer, &router, input, Reason::Overloaded).await;
+}
+
+/// Answers a client who speaks what is not spoken here, and of whom `input` has come.
+pub(crate) async fn tell(client: &mut Client, input: Buffer, reason: Reason) {
+    let Client { stream, timer, worker, listener, .. } = client;
+    say(worker, stream, timer, listener.router(), input, reason).await;
+}
+
+async fn say(
+    worker: &Worker,
+    stream: &mut Stream,
+    timer: &Timer,
+    router: &Via,
+    mut input: Buffer,
+    reason: Reason,
+) {
     let date = worker.clock.date();
     let request = facts(worker, &input);
     let client = h1::Client {
@@ -111,13 +129,13 @@ async fn answer(place: Place, mut stream: TcpStream, router: Arc<Via>) {
         pseudonym: router.pseudonym(),
     };
     let mut outbox = Outbox::default();
-    write_error(Reason::Overloaded, &client, outbox.head());
+    write_error(reason, &client, outbox.head());
     input.consume(input.len());
-    worker.metrics.replied(Reason::Overloaded);
+    worker.metrics.replied(reason);
     // A new connection has room for so little, so nobody waits here.
-    let sent = poll_fn(|cx| Poll::Ready(outbox.poll_flush(cx, &mut stream, &[], &mut 0))).await;
+    let sent = poll_fn(|cx| Poll::Ready(outbox.poll_flush(cx, stream, &[], &mut 0))).await;
     if sent.is_ready() {
-        linger(&mut stream, &timer, SHED_DEADLINE).await;
+        linger(stream, timer, SHED_DEADLINE).await;
     }
 }
 

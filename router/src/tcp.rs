@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::balance::{Key, Tried};
@@ -17,6 +16,7 @@ use crate::endpoint::InFlight;
 use crate::h1::Reason;
 use crate::proxy::{connect_fault, costs_budget, is_gateway_error};
 use crate::queue;
+use crate::stream::Stream;
 use crate::table::{PickError, RouteEntry};
 use crate::tunnel::{self, End, Pipe};
 use crate::upstream;
@@ -34,7 +34,7 @@ pub(crate) async fn serve(mut client: Client, input: Buffer) {
     if let Some(reason) = ended {
         client.worker.metrics.ended(reason);
         // What was refused must not look like a service with nothing to say.
-        tunnel::abort(&client.stream);
+        client.stream.abort();
         debug!(
             listener = %client.listener.name, peer = %client.peer,
             reason = reason.as_str(), code = reason.code(), "tcp connection ended"
@@ -45,7 +45,7 @@ pub(crate) async fn serve(mut client: Client, input: Buffer) {
 async fn relay(
     client: &mut Client,
     input: Buffer,
-    upstream: &mut TcpStream,
+    upstream: &mut Stream,
     picked: &InFlight,
     idle: Duration,
 ) -> Option<Reason> {
@@ -63,7 +63,7 @@ async fn relay(
 }
 
 /// Connects to an instance of the listener's route, to another one if the first refuses.
-async fn open(client: &mut Client) -> Result<(InFlight, TcpStream, Duration), Reason> {
+async fn open(client: &mut Client) -> Result<(InFlight, Stream, Duration), Reason> {
     let worker = Rc::clone(&client.worker);
     let route = worker.with_table(|table| table.tcp_route(&client.listener.name).cloned());
     let route = route.ok_or(Reason::NoRoute)?;
@@ -111,11 +111,7 @@ async fn open(client: &mut Client) -> Result<(InFlight, TcpStream, Duration), Re
 }
 
 /// Opens a connection to the picked instance within the time for it.
-async fn connect(
-    client: &Client,
-    route: &RouteEntry,
-    picked: &InFlight,
-) -> Result<TcpStream, Reason> {
+async fn connect(client: &Client, route: &RouteEntry, picked: &InFlight) -> Result<Stream, Reason> {
     let worker = &client.worker;
     worker.metrics.upstream_opened.inc();
     client.timer.start(route.timeouts().connect.unwrap_or(worker.timeouts.connect));

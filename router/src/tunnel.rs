@@ -7,12 +7,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus::IntCounter;
-use socket2::SockRef;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, TURN_READS_MAX};
 use crate::deadline::Timer;
+use crate::stream::Stream;
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -38,8 +37,8 @@ impl Pipe {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         moved: &mut bool,
     ) -> Poll<Result<(), Broken>> {
         let mut reads = 0;
@@ -51,6 +50,8 @@ impl Pipe {
                 if let Some(counter) = &self.counter {
                     counter.inc_by(count as u64);
                 }
+            } else if to.has_unsent() {
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Broken::Sink)?;
             } else if self.source_ended {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broken::Sink)?;
                 self.over = true;
@@ -92,8 +93,8 @@ pub(crate) enum End {
 /// Relays until both directions have ended. After anything but a peaceful end the other side
 /// sees a reset, so that half a stream is never taken for a whole one.
 pub(crate) async fn relay(
-    client: &mut TcpStream,
-    upstream: &mut TcpStream,
+    client: &mut Stream,
+    upstream: &mut Stream,
     up: &mut Pipe,
     down: &mut Pipe,
     timer: &Timer,
@@ -125,14 +126,8 @@ pub(crate) async fn relay(
     })
     .await;
     if !matches!(end, End::Closed) {
-        abort(client);
-        abort(upstream);
+        client.abort();
+        upstream.abort();
     }
     end
-}
-
-/// Makes the coming close a reset: what is lost cannot be taken for a clean end.
-pub(crate) fn abort(stream: &TcpStream) {
-    // Fails only on a socket that is closed already.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

@@ -8,15 +8,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use portolan_discovery::model::ProxyVersion;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use crate::endpoint::Endpoint;
 use crate::pool::{self, Care, Owner, Upstream};
 use crate::proxy_protocol::{Ends, Introduction, write};
-use crate::worker::Client;
+use crate::stream::Stream;
+use crate::worker::{Client, Worker};
 
 /// What few clients have; mostly it is not there.
 #[derive(Debug, Default)]
@@ -24,7 +25,20 @@ pub(crate) struct Own {
     /// What a proxy in front said of the client, if it was believed.
     pub(crate) named: Option<Ends>,
     /// Under which name the pool keeps connections that were opened for it, if it does.
-    pub(crate) owner: Option<Owner>,
+    owner: Option<Name>,
+}
+
+/// Under which name the pool keeps connections; they are closed when it goes.
+#[derive(Debug)]
+struct Name {
+    owner: Owner,
+    worker: Rc<Worker>,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.worker.pool.leave(self.owner);
+    }
 }
 
 /// A kept connection for a request of `client`.
@@ -34,7 +48,8 @@ pub(crate) fn kept(client: &Client, picked: &Endpoint, care: Care) -> Option<Ups
     match picked.proxy_protocol {
         None => worker.pool.take(&picked.state, worker.wheel.now(), care),
         Some(_) => {
-            worker.pool.take_own(client.own.as_ref()?.owner?, &picked.state, worker.wheel.now())
+            let owner = client.own.as_ref()?.owner.as_ref()?.owner;
+            worker.pool.take_own(owner, &picked.state, worker.wheel.now())
         }
     }
 }
@@ -47,37 +62,42 @@ pub(crate) fn keep(client: &mut Client, picked: &Endpoint, upstream: Upstream) {
         None => worker.pool.put(&picked.state, upstream, worker.wheel.now()),
         Some(_) => {
             let own = client.own.get_or_insert_default();
-            let owner = *own.owner.get_or_insert_with(|| worker.pool.new_owner());
-            worker.pool.put_own(owner, &picked.state, upstream, worker.wheel.now());
+            let name = own.owner.get_or_insert_with(|| Name {
+                owner: worker.pool.new_owner(),
+                worker: Rc::clone(worker),
+            });
+            worker.pool.put_own(name.owner, &picked.state, upstream, worker.wheel.now());
         }
     }
 }
 
-/// Opens a connection for `client`. No limit of time: the caller has the timer.
-pub(crate) async fn open(client: &Client, picked: &Endpoint) -> io::Result<TcpStream> {
-    match picked.proxy_protocol {
-        None => pool::connect(picked.addr).await,
-        // Apart, so that idle clients do not hold the room for it.
-        Some(version) => Box::pin(introduced(picked.addr, version, ends(client))).await,
+/// Opens a connection for `client`. No limit of time: the caller has the timer. Holds on to
+/// neither.
+pub(crate) fn open(
+    client: &Client,
+    picked: &Endpoint,
+) -> impl Future<Output = io::Result<Stream>> + use<> {
+    let addr = picked.addr;
+    // Apart, so that idle clients do not hold the room for it.
+    let header = picked.proxy_protocol.map(|version| header(version, client).into_boxed_slice());
+    async move {
+        let mut stream = pool::connect(addr).await?;
+        if let Some(header) = header {
+            stream.write_all(&header).await?;
+        }
+        Ok(stream)
     }
 }
 
-/// The same, and tells the instance of the client before its first byte. TLS begins after that,
-/// and [`Introduction`] has room for what was agreed on with the client.
-async fn introduced(
-    addr: SocketAddr,
-    version: ProxyVersion,
-    ends: Option<Ends>,
-) -> io::Result<TcpStream> {
-    let mut stream = pool::connect(addr).await?;
+/// What tells the instance of the client before its first byte. TLS begins after that.
+#[cold]
+fn header(version: ProxyVersion, client: &Client) -> Vec<u8> {
+    // Its socket has no addresses any more: soon it will be seen to have gone.
+    let Some(ends) = ends(client) else { return version.of_our_own().to_vec() };
+    let authority = client.stream.met().and_then(|met| met.name.as_deref());
     let mut header = Vec::new();
-    match ends {
-        Some(ends) => write(version, &Introduction::of(ends), &mut header),
-        // Its socket has no addresses any more: soon it will be seen to have gone.
-        None => header.extend_from_slice(version.of_our_own()),
-    }
-    stream.write_all(&header).await?;
-    Ok(stream)
+    write(version, &Introduction { authority, ..Introduction::of(ends) }, &mut header);
+    header
 }
 
 /// The connection that the client has opened: to us, or to a proxy in front that was believed.
@@ -89,7 +109,7 @@ fn ends(client: &Client) -> Option<Ends> {
     let canonical = |addr: io::Result<SocketAddr>| {
         addr.ok().map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()))
     };
-    let source = canonical(client.stream.peer_addr())?;
-    let destination = canonical(client.stream.local_addr())?;
+    let source = canonical(client.stream.tcp().peer_addr())?;
+    let destination = canonical(client.stream.tcp().local_addr())?;
     Some(Ends { source, destination })
 }

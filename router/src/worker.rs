@@ -38,8 +38,10 @@ use crate::pool::Pool;
 use crate::proxy::{self, RetryBudget};
 use crate::shed::{self, Cause};
 use crate::sticky::Token;
+use crate::stream::{Secured, Stream};
 use crate::table::{Full, PickError, RouteEntry, Table};
 use crate::tcp;
+use crate::tls;
 use crate::upstream::Own;
 use clock::Clock;
 use metrics::WorkerMetrics;
@@ -96,6 +98,8 @@ pub(crate) struct Worker {
     open: Cell<usize>,
     /// Connections that are being told that there is no room.
     pub(crate) shedding: Cell<usize>,
+    /// Handshakes that are under way.
+    pub(crate) shaking: Cell<usize>,
     /// Copies of requests that are under way.
     pub(crate) mirrored: Cell<usize>,
     /// Connections by source, if those are limited.
@@ -109,32 +113,55 @@ pub(crate) struct Worker {
 /// A client connection and what it was accepted with.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) peer: IpAddr,
     /// What it has of its own with the instances that ask for a PROXY header.
     pub(crate) own: Option<Box<Own>>,
     pub(crate) listener: Arc<Listener>,
     pub(crate) timer: Timer,
     pub(crate) worker: Rc<Worker>,
+    _open: Open,
+}
+
+impl Client {
+    /// The same with a session over its connection. `received` has come already.
+    pub(crate) fn secure(
+        self,
+        session: impl Into<rustls::Connection>,
+        received: &[u8],
+    ) -> Result<Self, tls::Outcome> {
+        match self.stream {
+            Stream::Plain(tcp) => {
+                let stream = Stream::Tls(Box::new(Secured::new(tcp, session, received)));
+                Ok(Self { stream, ..self })
+            }
+            // Nobody shakes hands twice.
+            Stream::Tls(_) => Err(tls::Outcome::Malformed),
+        }
+    }
+}
+
+/// What counts a connection as open while it is held.
+#[derive(Debug)]
+struct Open {
+    listener: Arc<Listener>,
+    worker: Rc<Worker>,
     /// What it counts for, if sources are limited.
     source: Option<Source>,
 }
 
-impl Drop for Client {
+impl Drop for Open {
     fn drop(&mut self) {
         self.listener.metrics.open.dec();
         let worker = &self.worker;
         worker.open.set(worker.open.get() - 1);
-        if let Some(owner) = self.own.as_ref().and_then(|own| own.owner) {
-            worker.pool.leave(owner);
-        }
         if let (Some(sources), Some(source)) = (&worker.sources, self.source) {
             sources.leave(source);
         }
         worker.ended.notify_waiters();
         if std::thread::panicking() {
             worker.metrics.panics.inc();
-            error!(listener = %self.listener.name, peer = %self.peer, "a connection panicked");
+            error!(listener = %self.listener.name, "a connection panicked");
         }
     }
 }
@@ -161,6 +188,7 @@ impl Worker {
             drain: CancellationToken::new(),
             open: Cell::new(0),
             shedding: Cell::new(0),
+            shaking: Cell::new(0),
             mirrored: Cell::new(0),
             sources: limits.connections_per_source_max.map(Sources::new),
             ended: Notify::new(),
@@ -272,10 +300,13 @@ impl Worker {
         let peer = peer.ip().to_canonical();
         let source = match self.room(listener, peer) {
             Ok(source) => source,
-            Err(cause) => return shed::shed(self, listener, stream, cause),
+            Err(cause) => return shed::shed(self, listener, stream.into(), cause),
         };
         let client = self.accepted(listener, stream, peer, source);
         match (listener.proxy_protocol, listener.protocol) {
+            (ProxyProtocol::Off, _) if listener.tls.is_some() => {
+                tokio::task::spawn_local(tls::serve(client, Buffer::default()))
+            }
             (ProxyProtocol::Off, Protocol::Http) => {
                 tokio::task::spawn_local(proxy::serve(client, Buffer::default()))
             }
@@ -314,13 +345,13 @@ impl Worker {
         listener.metrics.accepted.inc();
         listener.metrics.open.inc();
         Client {
-            stream,
+            stream: stream.into(),
             peer,
             own: None,
             listener: Arc::clone(listener),
             timer: self.wheel.timer(),
             worker: Rc::clone(self),
-            source,
+            _open: Open { listener: Arc::clone(listener), worker: Rc::clone(self), source },
         }
     }
 }
@@ -472,7 +503,7 @@ mod tests {
             let registry = prometheus::Registry::new();
             let metrics = crate::metrics::Metrics::register(&registry).unwrap();
             let router = Arc::new(crate::h1::Via::new(&crate::h1::ViaName::product(), 0));
-            let bound = listener::bind(&config, &router, 1, &metrics).unwrap();
+            let bound = listener::bind(&config, &router, None, 1, &metrics).unwrap();
             let stream = TcpStream::connect(bound.listener.local).await.unwrap();
             let peer = stream.peer_addr().unwrap().ip();
             let client = worker.accepted(&bound.listener, stream, peer, None);

@@ -60,6 +60,7 @@ fn pass_all(scratch: &mut HeadScratch, out: &mut Vec<u8>) {
         request_start_ms: Some(1_700_000_000_000),
         authority_fallback: "127.0.0.1:80",
         via: b"Via: 1.1 portolan-0123456789ab\r\n",
+        client_lines: b"",
         rewrite: Rewrite::NONE,
     };
     for bytes in REQUESTS {

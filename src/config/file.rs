@@ -12,13 +12,15 @@ use portolan_discovery::model::route::{
     HeaderName, Matches, MethodName, ParameterName, PathPrefix, Percent,
 };
 use portolan_discovery::model::{
-    AppName, Host, HostPattern, ListenerName, NodeName, PageSetName, PathPattern, ProcessName,
-    Protocol, RouteName, ServiceName, Weight,
+    AppName, CertificateName, Host, HostPattern, ListenerName, NodeName, PageSetName, PathPattern,
+    ProcessName, Protocol, RouteName, ServiceName, Weight,
 };
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::value::{Cores, Ports, ProxyHeader, Size, Span};
+use super::value::{
+    ClientWord, Cores, Ports, ProxyHeader, Size, Span, UnknownNameWord, VersionWord,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +37,8 @@ pub(super) struct File {
     pub(super) error_pages: BTreeMap<String, Spanned<toml::Value>>,
     #[serde(default)]
     pub(super) listeners: Vec<Spanned<ListenerFile>>,
+    #[serde(default)]
+    pub(super) certificates: Vec<Spanned<CertificateFile>>,
     pub(super) dns: Option<Spanned<DnsFile>>,
     #[serde(default)]
     pub(super) agent: AgentFile,
@@ -108,6 +112,38 @@ pub(super) struct ListenerFile {
     pub(super) trusted: Vec<IpNet>,
     pub(super) via: Option<bool>,
     pub(super) proxy_protocol: Option<Spanned<ProxyHeader>>,
+    pub(super) tls: Option<Spanned<TlsFile>>,
+    pub(super) redirect_https: Option<Spanned<u16>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsFile {
+    pub(super) default_certificate: Option<CertificateName>,
+    pub(super) unknown_name: Option<UnknownNameWord>,
+    pub(super) version_min: Option<VersionWord>,
+    pub(super) handshake_timeout: Option<Span>,
+    pub(super) client_ca_file: Option<Spanned<PathBuf>>,
+    pub(super) client_certificates: Option<Spanned<ClientWord>>,
+    pub(super) hsts: Option<HstsFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HstsFile {
+    pub(super) max_age: Span,
+    #[serde(default)]
+    pub(super) subdomains: bool,
+    #[serde(default)]
+    pub(super) preload: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CertificateFile {
+    pub(super) name: Spanned<CertificateName>,
+    pub(super) chain_file: Spanned<PathBuf>,
+    pub(super) key_file: Spanned<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

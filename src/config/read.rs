@@ -2,6 +2,7 @@
 
 mod pages;
 mod route;
+mod tls;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -43,6 +44,7 @@ impl<'a> Reader<'a> {
     pub(super) fn config(&self, file: File) -> Result<Config, ConfigError> {
         let node = self.node(file.node)?;
         let listeners = self.listeners(file.listeners)?;
+        let certificates = self.certificates(file.certificates)?;
         let admin = self.admin(file.admin)?;
         let dns = file.dns.map(|dns| self.dns(dns, node.address)).transpose()?;
         self.no_socket_twice(&listeners, &admin, dns.as_ref())?;
@@ -62,6 +64,7 @@ impl<'a> Reader<'a> {
             admin,
             router: self.router(file.router)?,
             error_pages,
+            certificates,
             listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
             dns,
             agent: AgentSettings {
@@ -185,6 +188,8 @@ impl<'a> Reader<'a> {
             }
             let place = file.bind.span();
             let proxy_protocol = self.proxy_protocol(&file)?;
+            let redirect_https = self.redirect_https(&file)?;
+            let tls = file.tls.map(|tls| self.tls(tls.into_inner())).transpose()?;
             listeners.push((
                 Listener {
                     name: file.name.into_inner(),
@@ -193,6 +198,8 @@ impl<'a> Reader<'a> {
                     trusted: file.trusted,
                     via: file.via.unwrap_or(true),
                     proxy_protocol,
+                    tls,
+                    redirect_https,
                 },
                 place,
             ));

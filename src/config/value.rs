@@ -88,6 +88,31 @@ pub(crate) enum ProxyHeader {
     Required,
 }
 
+/// What a client gets that names a host without a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UnknownNameWord {
+    Default,
+    Refuse,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum VersionWord {
+    #[serde(rename = "1.2")]
+    V12,
+    #[serde(rename = "1.3")]
+    V13,
+}
+
+/// Whether clients need a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClientWord {
+    Optional,
+    Required,
+}
+
 /// A range of ports such as `20000-29999`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ports(pub(crate) PortRange);

@@ -16,8 +16,10 @@ use portolan_discovery::store::embedded::OpenError;
 use portolan_dns::{Dns, Upstreams, ZoneConfig};
 use portolan_router::{ListenerConfig, Router};
 
+use super::certify::Certifier;
 use super::{Mesh, jobs_dir, open};
 use crate::api::{Token, TokenError};
+use crate::certificates::{CertificateFilesError, Follower};
 use crate::clock;
 use crate::config::{Config, Listener};
 use crate::live::Live;
@@ -39,6 +41,9 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertificateFilesError),
     /// The store.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -90,6 +95,9 @@ impl Mesh {
         };
         let registry = prometheus::Registry::new();
         let router = Router::bind(router_config(&config), &registry)?;
+        let follower = Follower::start(config.certificates.clone())?;
+        let certifier = Certifier::new(follower, router.certificates().clone(), &registry)
+            .map_err(StartError::Metrics)?;
         let dns = match dns_config(&config) {
             Some(dns) => Some(Dns::bind(dns, &registry)?),
             None => None,
@@ -111,6 +119,7 @@ impl Mesh {
             agent,
             admin,
             token,
+            certifier,
             registry,
         })
     }
@@ -169,6 +178,8 @@ fn router_config(config: &Config) -> portolan_router::Config {
         trusted_peers: listener.trusted.clone(),
         via: listener.via,
         proxy_protocol: listener.proxy_protocol,
+        tls: listener.tls.clone(),
+        redirect_https: listener.redirect_https,
     };
     let listeners = config.listeners.iter().map(listener).collect();
     let mut router = portolan_router::Config::new(listeners);

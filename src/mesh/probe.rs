@@ -27,8 +27,9 @@ pub fn probe(config: &Config) -> Vec<String> {
     troubles
 }
 
-/// Routes of the file that can never match, and those that only a name puts before another, in
-/// words. The router's own table says so; routes that others make are not in it.
+/// Routes of the file that can never match, those that only a name puts before another, and what
+/// is wrong with certificates, in words. The router's own table says so; routes that others make
+/// are not in it.
 pub fn warnings(config: &Config) -> Vec<String> {
     let revision = Revision(1);
     let put = |route: &Route| {
@@ -58,7 +59,10 @@ pub fn warnings(config: &Config) -> Vec<String> {
         ),
         _ => warning.to_string(),
     };
-    table.warnings(&listeners).iter().map(told).collect()
+    let routes = table.warnings(&listeners);
+    let pairs = config.certificates.iter().filter_map(|pair| Some((pair, pair.load().ok()?)));
+    let certificates = pairs.flat_map(|(pair, certificate)| pair.warnings(&certificate));
+    routes.iter().map(told).chain(certificates).collect()
 }
 
 /// The services that the file registers or runs.

@@ -131,6 +131,8 @@ names! {
     ListenerName;
     /// A set of error pages, by its name in the configuration of each router.
     PageSetName;
+    /// A certificate.
+    CertificateName;
     /// An app: a name with releases.
     AppName;
     /// A process type of an app, such as `web` or `worker`.

@@ -48,6 +48,8 @@ pub(super) enum Field {
     ForwardedPort,
     /// `X-Real-IP` and any other `X-Forwarded-*`: believed from a trusted peer only.
     ForwardedOther,
+    /// `Client-Cert` and `Client-Cert-Chain` (RFC 9440): whose connection it was.
+    ClientCert,
 }
 
 const FORWARDED_PREFIX: &[u8; 12] = b"x-forwarded-";
@@ -74,6 +76,7 @@ const KNOWN: &[(&[u8], Field)] = &[
     (b"x-real-ip", Field::ForwardedOther),
     (b"connection", Field::Connection),
     (b"keep-alive", Field::Hop),
+    (b"client-cert", Field::ClientCert),
     (b"set-cookie", Field::Protected),
     (b"retry-after", Field::Protected),
     (b"x-request-id", Field::RequestId),
@@ -95,6 +98,7 @@ const KNOWN: &[(&[u8], Field)] = &[
     (b"transfer-encoding", Field::TransferEncoding),
     (b"x-forwarded-proto", Field::ForwardedProto),
     (b"if-modified-since", Field::Protected),
+    (b"client-cert-chain", Field::ClientCert),
     (b"proxy-authenticate", Field::Hop),
     (b"proxy-authorization", Field::Hop),
     (b"if-unmodified-since", Field::Protected),

@@ -61,6 +61,8 @@ pub struct Forward<'a> {
     pub authority_fallback: &'a str,
     /// The [`Via`](super::Via) line for the client's version, whole; empty adds none.
     pub via: &'a [u8],
+    /// The lines about the client's certificate, whole; empty adds none.
+    pub client_lines: &'a [u8],
     /// What the route changes; mostly nothing.
     pub rewrite: Rewrite<'a>,
 }
@@ -108,6 +110,8 @@ impl Request<'_> {
                         false
                     }
                     Field::ForwardedOther => believed,
+                    // Of two, nobody could tell which one is ours.
+                    Field::ClientCert => believed && forward.client_lines.is_empty(),
                     Field::ForwardedHost => note(&mut passed.host, believed),
                     Field::ForwardedProto => note(&mut passed.proto, believed),
                     Field::ForwardedPort => note(&mut passed.port, believed),
@@ -132,6 +136,7 @@ impl Request<'_> {
         }
         let out = copier.out();
         out.extend_from_slice(forward.via);
+        out.extend_from_slice(forward.client_lines);
         self.write_forwarded(forward, &passed, out);
         push_line(out, b"X-Request-Id", forward.request_id);
         if let Some(start_ms) = forward.request_start_ms.filter(|_| !passed.start) {

@@ -167,6 +167,7 @@ fn check_request(bytes: &[u8]) {
             request_start_ms: Some(1),
             authority_fallback: "127.0.0.1:80",
             via: b"Via: 1.1 me\r\n",
+            client_lines: b"",
             rewrite: Rewrite::NONE,
         };
         let mut out = Vec::new();

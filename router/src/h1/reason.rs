@@ -78,6 +78,9 @@ reasons! {
     ClientBodyCut 499 "CD" "client_body_cut" "the client closed in the middle of its request body";
     ClientGoneInBody 499 "CL" "client_gone_in_body" "the client closed in the middle of the response";
     ClientWriteTimeout 499 "cL" "client_write_timeout" "the client stopped reading the response";
+    PlainHttp 400 "PR" "plain_http" "a plain HTTP request came to a port that speaks TLS: use https";
+    HandshakeFailed 400 "PR" "handshake_failed" "the TLS handshake failed";
+    HandshakeTimeout 408 "cR" "handshake_timeout" "the TLS handshake took too long";
     NoRoute 404 "PR" "no_route" "no route matches this host and path";
     LoopDetected 508 "PR" "loop_detected" "the request has passed through this router before";
     Misdirected 421 "PR" "misdirected" "this host is not served on this connection";
@@ -170,6 +173,9 @@ impl Reason {
             | BadTrailer
             | TrailerTooLarge
             | BodyTooLarge
+            | PlainHttp
+            | HandshakeFailed
+            | HandshakeTimeout
             | RequestTimeout
             | BodyTimeout
             | ClientGone

@@ -34,6 +34,8 @@ pub struct Reply<'a> {
     pub retry_after_s: Option<u32>,
     /// What `Proxy-Status` says, if there is something to explain.
     pub reason: Option<Reason>,
+    /// Where the client is to go instead.
+    pub location: Option<&'a str>,
     /// The lines of the text; not sent in answer to HEAD.
     pub text: &'a [&'a str],
 }
@@ -44,6 +46,7 @@ pub fn write_error(reason: Reason, client: &Client<'_>, out: &mut Vec<u8>) {
         status: reason.status(),
         retry_after_s: reason.retry_after_s(),
         reason: Some(reason),
+        location: None,
         text: &[reason.as_str(), reason.explain()],
     };
     write_reply(&reply, client, out);
@@ -64,6 +67,7 @@ pub fn write_error_head(
         length,
         retry_after_s: reason.retry_after_s(),
         reason: Some(reason),
+        location: None,
     };
     write_head(&head, client, out)
 }
@@ -76,6 +80,7 @@ pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
         length: reply.text.iter().map(|line| line.len() + 1).sum(),
         retry_after_s: reply.retry_after_s,
         reason: reply.reason,
+        location: reply.location,
     };
     if write_head(&head, client, out) {
         for line in reply.text {
@@ -91,6 +96,7 @@ struct Head<'a> {
     length: usize,
     retry_after_s: Option<u32>,
     reason: Option<Reason>,
+    location: Option<&'a str>,
 }
 
 /// Appends a head, and says whether content follows it.
@@ -106,6 +112,9 @@ fn write_head(head: &Head<'_>, client: &Client<'_>, out: &mut Vec<u8>) -> bool {
     push_decimal(out, head.length as u64);
     out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
     push_line(out, b"Date", client.date);
+    if let Some(location) = head.location {
+        push_line(out, b"Location", location.as_bytes());
+    }
     if let Some(seconds) = head.retry_after_s {
         out.extend_from_slice(b"Retry-After: ");
         push_decimal(out, u64::from(seconds));
@@ -145,6 +154,7 @@ fn write_proxy_status(reason: Reason, pseudonym: &str, out: &mut Vec<u8>) {
 pub(crate) const fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         404 => "Not Found",
         408 => "Request Timeout",

@@ -24,6 +24,9 @@ use crate::shed::Cause;
 use crate::table::{Full, PickError, RequestView, RouteEntry};
 use crate::worker;
 
+/// The port of https, which no URI names.
+const HTTPS_PORT: u16 = 443;
+
 /// The identifier that a request carries through the cluster.
 #[derive(Debug)]
 pub(super) enum RequestId {
@@ -168,7 +171,8 @@ fn order(
         route.mirrors().and_then(|percent| Copy::begin(worker, &route, percent, facts, &head));
     let mut upload = Upload::new(head, facts.body, limits);
     upload.copy = copy;
-    let is_secure = may_get_cookie && conn.trusted && came_by_https(request);
+    let is_secure = may_get_cookie
+        && (conn.client.stream.met().is_some() || conn.trusted && came_by_https(request));
     Order { facts, id, json, started, ends, route, upload, is_secure }
 }
 
@@ -192,6 +196,8 @@ enum Why {
     NoInstance(Arc<ServiceMetrics>),
     /// RFC 9110 §7.6.2: it was for this hop.
     LastHop,
+    /// The client is to go there.
+    Elsewhere(Box<str>),
 }
 
 impl Refused {
@@ -204,6 +210,7 @@ impl Refused {
         match self.why {
             Why::Reason(reason) => Refusal::of_request(reason, facts, id, form),
             Why::LastHop => Refusal::at_last_hop(facts, id),
+            Why::Elsewhere(location) => Refusal::elsewhere(location, facts, id),
             Why::NoInstance(metrics) => {
                 let seconds = (worker::now() - started).as_secs_f64();
                 metrics.answered(Reason::NoInstance.status(), seconds);
@@ -220,10 +227,39 @@ impl From<Why> for Refused {
 }
 
 /// RFC 9110 §7.4: a request for an `https` resource that comes over a connection without TLS is
-/// misdirected. No listener has TLS, so the scheme alone decides.
+/// misdirected, and so is one for a host that has another certificate than the connection.
+fn is_misdirected(conn: &Conn, request: &Request<'_>) -> bool {
+    let Some(met) = conn.client.stream.met() else { return asks_for_tls(request.target()) };
+    match (&conn.client.listener.tls, &met.name, &met.shown) {
+        (Some(tls), Some(name), Some(shown)) => tls.is_misdirected(name, shown, request.host()),
+        _ => false,
+    }
+}
+
 fn asks_for_tls(target: &str) -> bool {
     const SCHEME: &str = "https://";
     target.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
+}
+
+/// The same resource by https on this port.
+#[cold]
+fn by_https(request: &Request<'_>, port: u16) -> Option<Box<str>> {
+    let host = request.host();
+    if host.is_empty() {
+        return None;
+    }
+    let target = request.target();
+    // Of the absolute form only what follows the authority is asked for.
+    let path = match target.split_once("://") {
+        Some((_, rest)) if !target.starts_with('/') => {
+            rest.find(['/', '?']).map_or("", |at| &rest[at..])
+        }
+        _ => target,
+    };
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let path = if path == "*" { "" } else { path };
+    let port = if port == HTTPS_PORT { String::new() } else { format!(":{port}") };
+    Some(format!("https://{host}{port}{slash}{path}").into_boxed_str())
 }
 
 fn choose(
@@ -243,7 +279,11 @@ fn choose(
     if conn.client.listener.has_seen(request) {
         return Err(Why::Reason(Reason::LoopDetected).into());
     }
-    if asks_for_tls(request.target()) {
+    if let Some(port) = conn.client.listener.redirect_https {
+        let location = by_https(request, port);
+        return Err(location.map_or(Why::Reason(Reason::MissingHost), Why::Elsewhere).into());
+    }
+    if is_misdirected(conn, request) {
         return Err(Why::Reason(Reason::Misdirected).into());
     }
     let random = worker.random(|rng| rng.u64(..));
@@ -283,20 +323,22 @@ fn write_head(
     let fallback;
     let authority_fallback = if request.host().is_empty() {
         // Only an HTTP/1.0 client gets here: the socket is asked for the address it reached.
-        fallback = conn.client.stream.local_addr().unwrap_or(local).to_string();
+        fallback = conn.client.stream.tcp().local_addr().unwrap_or(local).to_string();
         fallback.as_str()
     } else {
         ""
     };
+    let met = conn.client.stream.met();
     let forward = Forward {
         peer: &conn.peer,
         peer_trusted: conn.trusted,
-        scheme: Scheme::Http,
+        scheme: if met.is_some() { Scheme::Https } else { Scheme::Http },
         port: local.port(),
         request_id: id.as_bytes(),
         request_start_ms: conn.client.worker.request_start_ms(),
         authority_fallback,
         via: conn.client.listener.via_line(request.facts().version),
+        client_lines: met.map_or(b"", |met| &met.client_lines),
         rewrite: route.rewrite(),
     };
     request.write_upstream(&forward, head);

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use portolan_discovery::model::RetryRule;
-use tokio::net::TcpStream;
 
 use super::fault::Failure;
 use crate::buffer::{Buffer, Outbox, TURN_READS_MAX};
@@ -16,6 +15,7 @@ use crate::h1::{
     RequestFacts, Response, ResponseFacts, parse_response,
 };
 use crate::listener::Listener;
+use crate::stream::Stream;
 use crate::worker::Worker;
 
 /// A server that names the wait after which it closes an idle connection gets so much less of
@@ -194,8 +194,8 @@ impl Download {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        client: &mut TcpStream,
-        upstream: &mut TcpStream,
+        client: &mut Stream,
+        upstream: &mut Stream,
         asked: &Asked<'_>,
         moved: &mut bool,
     ) -> Result<Receiving, Failure> {
@@ -278,7 +278,7 @@ impl Download {
             keep_alive: asked.keep_alive,
             date: &date,
             request_id: Some(asked.id),
-            via: asked.listener.via_line(response.version()),
+            via: asked.listener.response_lines(response.version()),
             line: asked.picked.new_cookie().map_or(b"", |cookie| cookie.line(asked.is_secure)),
         };
         let delivery = response.write_client(&deliver, self.outbox.head())?;

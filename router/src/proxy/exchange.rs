@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use portolan_discovery::model::RetryRule;
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::begin::{Order, RequestId};
@@ -25,6 +24,7 @@ use crate::endpoint::InFlight;
 use crate::h1::{Reason, RequestFacts};
 use crate::pool::{Care, Upstream};
 use crate::queue::has_gone;
+use crate::stream::Stream;
 use crate::table::RouteEntry;
 use crate::tunnel::{self, End, Pipe};
 use crate::upstream;
@@ -174,7 +174,7 @@ impl Exchange {
         Some(kept)
     }
 
-    async fn connect(&mut self, conn: &mut Conn) -> Result<TcpStream, Failure> {
+    async fn connect(&mut self, conn: &mut Conn) -> Result<Stream, Failure> {
         conn.client.worker.metrics.upstream_opened.inc();
         let wait = self.route.timeouts().connect.unwrap_or(conn.client.worker.timeouts.connect);
         self.start_wait(&conn.client.timer, wait);
@@ -184,7 +184,7 @@ impl Exchange {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(connected.map_err(|error| Failure::connect(&error)));
             }
-            if has_gone(cx, &conn.client.stream, &mut self.watch_client) {
+            if has_gone(cx, &mut conn.client.stream, &mut self.watch_client) {
                 return Poll::Ready(Err(Failure::last(Reason::ClientGone)));
             }
             let timer = &conn.client.timer;
@@ -251,7 +251,8 @@ impl Exchange {
         if !self.judged && self.download.facts().is_some() {
             self.judge(&conn.client.worker, worker::now());
         }
-        if sending == Sending::Over && has_gone(cx, &conn.client.stream, &mut self.watch_client) {
+        if sending == Sending::Over && has_gone(cx, &mut conn.client.stream, &mut self.watch_client)
+        {
             return Poll::Ready(Err(self.gone_reason().into()));
         }
         let (wait, reason) = self.wait(&conn.client.worker, sending, receiving);
@@ -460,7 +461,7 @@ impl Exchange {
         );
         if self.download.ends_with_connection() {
             // A plain close would make the part look whole.
-            tunnel::abort(&conn.client.stream);
+            conn.client.stream.abort();
         }
         After::Close
     }
@@ -471,7 +472,7 @@ impl Exchange {
     }
 
     /// Relays an upgraded connection until both sides have ended; in flight all the while.
-    async fn tunnel(&mut self, conn: &mut Conn, mut upstream: TcpStream) -> After {
+    async fn tunnel(&mut self, conn: &mut Conn, mut upstream: Stream) -> After {
         let now = worker::now();
         self.count(self.download.facts().map_or(0, |facts| facts.status), now);
         if !self.judged {

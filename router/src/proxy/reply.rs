@@ -31,8 +31,10 @@ pub(super) struct Form {
 /// A request that is answered here.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    /// None for the answer to a request for this hop.
+    /// None for an answer that is no error.
     reason: Option<Reason>,
+    /// Where the client is to go.
+    location: Option<Box<str>>,
     /// The request, if its head was understood.
     request: Option<(RequestFacts, RequestId)>,
     form: Form,
@@ -41,7 +43,7 @@ pub(super) struct Refusal {
 impl Refusal {
     /// What was sent is no request: where the next one would begin is unknown.
     pub(super) fn of_connection(reason: Reason) -> Self {
-        Self { reason: Some(reason), request: None, form: Form::default() }
+        Self { reason: Some(reason), location: None, request: None, form: Form::default() }
     }
 
     /// A request that cannot be sent on.
@@ -51,12 +53,18 @@ impl Refusal {
         id: RequestId,
         form: Form,
     ) -> Self {
-        Self { reason: Some(reason), request: Some((facts, id)), form }
+        Self { reason: Some(reason), location: None, request: Some((facts, id)), form }
     }
 
     /// A request that may go no further (`Max-Forwards: 0`).
     pub(super) fn at_last_hop(facts: RequestFacts, id: RequestId) -> Self {
-        Self { reason: None, request: Some((facts, id)), form: Form::default() }
+        let request = Some((facts, id));
+        Self { reason: None, location: None, request, form: Form::default() }
+    }
+
+    /// A request that is to be sent elsewhere.
+    pub(super) fn elsewhere(location: Box<str>, facts: RequestFacts, id: RequestId) -> Self {
+        Self { location: Some(location), ..Self::at_last_hop(facts, id) }
     }
 
     /// Sends the answer. A request body that was not read ends the connection.
@@ -77,7 +85,11 @@ impl Refusal {
                 let keep_alive = asker.keeps_alive(conn);
                 let date = conn.client.worker.clock.date();
                 let client = asker.client(conn, keep_alive, &date);
-                write_reply(&last_hop(facts), &client, outbox.head());
+                let reply = match self.location.as_deref() {
+                    Some(location) => elsewhere(location),
+                    None => last_hop(facts),
+                };
+                write_reply(&reply, &client, outbox.head());
                 Answer { keep_alive, page: None }
             }
         }
@@ -91,11 +103,27 @@ fn last_hop(facts: Option<RequestFacts>) -> Reply<'static> {
             status: 501,
             retry_after_s: None,
             reason: None,
+            location: None,
             text: &["TRACE is not answered here"],
         },
-        _ => {
-            Reply { status: 200, retry_after_s: None, reason: None, text: &["the router is here"] }
-        }
+        _ => Reply {
+            status: 200,
+            retry_after_s: None,
+            reason: None,
+            location: None,
+            text: &["the router is here"],
+        },
+    }
+}
+
+/// Keeps the method: a form that is sent by http comes by https, whole.
+fn elsewhere(location: &str) -> Reply<'_> {
+    Reply {
+        status: 308,
+        retry_after_s: None,
+        reason: None,
+        location: Some(location),
+        text: &["come by https"],
     }
 }
 

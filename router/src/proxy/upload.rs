@@ -5,11 +5,10 @@
 
 use std::task::{Context, Poll};
 
-use tokio::net::TcpStream;
-
 use crate::buffer::{Buffer, Outbox, TURN_READS_MAX, is_scarce};
 use crate::h1::{BodyFraming, BodyState, Limits, Reason};
 use crate::mirror::Copy;
+use crate::stream::Stream;
 
 /// The largest part of a body that is kept to be sent again.
 const REPLAY_BYTES_MAX: usize = 16 * 1024;
@@ -117,9 +116,9 @@ impl Upload {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        client: &mut TcpStream,
+        client: &mut Stream,
         input: &mut Buffer,
-        upstream: &mut TcpStream,
+        upstream: &mut Stream,
         moved: &mut bool,
     ) -> Result<Sending, Reason> {
         if self.broken {
@@ -204,19 +203,19 @@ mod tests {
 
     use socket2::SockRef;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
     const BODY_BYTES: usize = 12_000;
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (Stream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         // Inherited by what is accepted: the instance's side takes little.
         SockRef::from(&listener).set_recv_buffer_size(1).unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         SockRef::from(&near).set_send_buffer_size(1).unwrap();
-        (near, listener.accept().await.unwrap().0)
+        (near.into(), listener.accept().await.unwrap().0)
     }
 
     fn upload() -> Upload {
@@ -225,7 +224,7 @@ mod tests {
     }
 
     /// A client that has sent a body and the beginning of its next request.
-    async fn client() -> (TcpStream, TcpStream, Buffer) {
+    async fn client() -> (Stream, TcpStream, Buffer) {
         let (mut near, mut far) = pair().await;
         let sending =
             async { far.write_all(&[b"x".repeat(BODY_BYTES), b"GET".to_vec()].concat()).await };

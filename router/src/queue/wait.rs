@@ -4,13 +4,11 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
-
 use crate::balance::Key;
 use crate::deadline::Tick;
 use crate::endpoint::InFlight;
 use crate::h1::Reason;
+use crate::stream::{News, Stream};
 use crate::table::{Full, PickError};
 use crate::worker::Client;
 
@@ -61,17 +59,16 @@ pub(crate) async fn wait(
 /// Whether a client has closed, as far as can be seen without reading what it sends next: bytes
 /// of that hide it. A client that closes only its sending side counts as gone, as with nginx and
 /// Go: the two look the same until it is too late.
-pub(crate) fn has_gone(cx: &mut Context<'_>, stream: &TcpStream, watch: &mut bool) -> bool {
+pub(crate) fn has_gone(cx: &mut Context<'_>, stream: &mut Stream, watch: &mut bool) -> bool {
     if !*watch {
         return false;
     }
-    let mut byte = [0];
-    match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+    match stream.poll_news(cx) {
         Poll::Pending => false,
-        Poll::Ready(Ok(1..)) => {
+        Poll::Ready(News::More) => {
             *watch = false;
             false
         }
-        Poll::Ready(_) => true,
+        Poll::Ready(News::Closed) => true,
     }
 }

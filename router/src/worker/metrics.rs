@@ -10,6 +10,7 @@ use crate::h1::Reason;
 use crate::metrics::Metrics;
 use crate::mirror;
 use crate::shed::Cause;
+use crate::tls;
 
 /// Requests, tunnels and TCP connections that ended otherwise than well, by reason and
 /// termination code.
@@ -26,6 +27,8 @@ pub const SHED: &str = "portolan_router_shed_total";
 pub const PROXY_HEADERS: &str = "portolan_router_proxy_headers_total";
 /// Copies of requests for other services, by what became of them.
 pub const MIRRORED: &str = "portolan_router_mirrored_total";
+/// Handshakes of listeners with TLS, by what came of them.
+pub const TLS_HANDSHAKES: &str = "portolan_router_tls_handshakes_total";
 /// Bytes of buffers that hold something under way, as of the last tenth of a second.
 pub const BUFFER_BYTES: &str = "portolan_router_buffer_bytes";
 
@@ -37,6 +40,7 @@ pub(crate) struct WorkerMetrics {
     shed: [IntCounter; Cause::ALL.len()],
     greeted: [IntCounter; Outcome::ALL.len()],
     mirrored: [IntCounter; mirror::Outcome::ALL.len()],
+    shaken: [IntCounter; tls::Outcome::ALL.len()],
     pub(crate) buffer_bytes: IntGauge,
     pub(crate) accept_errors: IntCounter,
     pub(crate) panics: IntCounter,
@@ -69,6 +73,7 @@ impl WorkerMetrics {
             &["outcome"],
         )?;
         let mirrored = counters(registry, MIRRORED, "Copies of requests.", &["outcome"])?;
+        let shaken = counters(registry, TLS_HANDSHAKES, "TLS handshakes.", &["outcome"])?;
         let buffer_bytes =
             IntGauge::new(BUFFER_BYTES, "Bytes of buffers that hold something under way.")?;
         registry.register(Box::new(buffer_bytes.clone()))?;
@@ -83,6 +88,7 @@ impl WorkerMetrics {
             greeted: Outcome::ALL.map(|outcome| greeted.with_label_values(&[outcome.as_str()])),
             mirrored: mirror::Outcome::ALL
                 .map(|outcome| mirrored.with_label_values(&[outcome.as_str()])),
+            shaken: tls::Outcome::ALL.map(|outcome| shaken.with_label_values(&[outcome.as_str()])),
             buffer_bytes,
             accept_errors: counter(
                 registry,
@@ -113,6 +119,11 @@ impl WorkerMetrics {
     /// Counts one copy of a request.
     pub(crate) fn mirrored(&self, outcome: mirror::Outcome) {
         self.mirrored[outcome as usize].inc();
+    }
+
+    /// Counts one handshake.
+    pub(crate) fn shaken(&self, outcome: tls::Outcome) {
+        self.shaken[outcome as usize].inc();
     }
 
     /// Counts one answer of the router itself.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// No wait of a test is longer; a healthy one is far shorter.
@@ -60,13 +60,13 @@ impl Message {
 }
 
 /// A client of the router, or a connection that an instance accepted.
-pub struct Peer(BufReader<TcpStream>);
+pub struct Peer<S = TcpStream>(BufReader<S>);
 
 impl Peer {
     pub fn of(stream: TcpStream) -> Self {
         // Fails on a connection that is reset already; reading will tell.
         let _ = stream.set_nodelay(true);
-        Self(BufReader::new(stream))
+        Self::over(stream)
     }
 
     pub async fn connect(addr: SocketAddr) -> Self {
@@ -74,7 +74,24 @@ impl Peer {
     }
 
     pub fn local_addr(&self) -> SocketAddr {
-        self.0.get_ref().local_addr().unwrap()
+        self.stream().local_addr().unwrap()
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        SockRef::from(self.stream()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// One that speaks over any stream.
+    pub fn over(stream: S) -> Self {
+        Self(BufReader::new(stream))
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &S {
+        self.0.get_ref()
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -89,11 +106,6 @@ impl Peer {
     /// Ends the sending direction only.
     pub async fn shut(&mut self) {
         self.0.get_mut().shutdown().await.unwrap();
-    }
-
-    /// Closes with a reset.
-    pub fn reset(self) {
-        SockRef::from(self.0.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     pub async fn read(&mut self, count: usize) -> Vec<u8> {

@@ -20,6 +20,7 @@ const FORWARD: Forward<'_> = Forward {
     request_start_ms: None,
     authority_fallback: "127.0.0.1:80",
     via: b"Via: 1.1 me\r\n",
+    client_lines: b"",
     rewrite: Rewrite::NONE,
 };
 

@@ -17,6 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
         request_start_ms: (bytes.len() % 3 == 0).then_some(1),
         authority_fallback: "127.0.0.1:80",
         via: b"Via: 1.1 me\r\n",
+        client_lines: b"",
         rewrite: Rewrite::NONE,
     };
     let mut out = Vec::new();

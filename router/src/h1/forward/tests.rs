@@ -14,6 +14,7 @@ const PLAIN: Forward<'_> = Forward {
     request_start_ms: None,
     authority_fallback: "127.0.0.1:8080",
     via: b"",
+    client_lines: b"",
     rewrite: Rewrite::NONE,
 };
 

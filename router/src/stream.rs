@@ -1,0 +1,166 @@
+//! The bytes to and from a client or an instance: TCP as it is, or TLS over it. Whoever moves
+//! bytes need not know which; the plain way costs one branch that is always foreseen.
+
+mod secured;
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+pub(crate) use secured::{Met, Secured};
+
+/// A connection to a client or an instance.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<Secured>),
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Plain(tcp)
+    }
+}
+
+impl Stream {
+    /// The connection below.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(secured) => secured.tcp(),
+        }
+    }
+
+    /// What is known of the other side since the handshake, if there was one.
+    pub(crate) fn met(&self) -> Option<&Met> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(secured) => Some(secured.met()),
+        }
+    }
+
+    /// Whether it has taken bytes that the socket has not: only a flush brings them on their way.
+    #[inline]
+    pub(crate) fn has_unsent(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(secured) => secured.has_unsent(),
+        }
+    }
+
+    /// Makes the coming close a reset: what is lost cannot be taken for a clean end.
+    pub(crate) fn abort(&mut self) {
+        // Fails only on a socket that is closed already.
+        let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        if let Self::Tls(secured) = self {
+            secured.forget_farewell();
+        }
+    }
+
+    /// Nothing has come since the last read, as far as the loop knows: no system call for TCP.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        match self {
+            // Not `poll_read_ready`: that one says "nothing" to a task that has used up its turn.
+            Self::Plain(tcp) => tcp.try_io(Interest::READABLE, || Ok(())).is_err(),
+            Self::Tls(secured) => secured.is_quiet(),
+        }
+    }
+
+    /// The kernel has neither an end nor bytes for us.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(self.tcp()).peek(&mut byte) {
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            Ok(_) => false,
+        }
+    }
+
+    /// Whether the other side has closed or sent more, whichever is seen first. Nothing of what
+    /// it sent is lost.
+    pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+        match self {
+            Self::Plain(tcp) => {
+                let mut byte = [0];
+                tcp.poll_peek(cx, &mut ReadBuf::new(&mut byte)).map(|peeked| match peeked {
+                    Ok(1..) => News::More,
+                    _ => News::Closed,
+                })
+            }
+            Self::Tls(secured) => secured.poll_news(cx),
+        }
+    }
+}
+
+/// What a look at a stream finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// There is something to read.
+    More,
+    /// The other side has closed.
+    Closed,
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, room),
+            Self::Tls(secured) => secured.poll_read(cx, room),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Tls(secured) => secured.poll_write(cx, &[IoSlice::new(bytes)]),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
+            Self::Tls(secured) => secured.poll_write(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(secured) => secured.poll_send(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(secured) => secured.poll_shutdown(cx),
+        }
+    }
+}

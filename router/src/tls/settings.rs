@@ -1,0 +1,142 @@
+//! How a listener speaks TLS, as the configuration says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_discovery::model::CertificateName;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+/// Default of [`TlsSettings::handshake_timeout`]: as long as a request head may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The oldest version that is spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2 (RFC 5246)
+    #[default]
+    V12,
+    /// 1.3 (RFC 8446)
+    V13,
+}
+
+/// What a client gets that asks for a host without a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownName {
+    /// The default certificate, as one that names no host.
+    #[default]
+    Default,
+    /// The alert `unrecognized_name`.
+    Refuse,
+}
+
+/// Whose certificates clients may or must show.
+#[derive(Debug, Clone)]
+pub struct ClientCertificates {
+    pub(super) authorities: Arc<RootCertStore>,
+    pub(super) required: bool,
+}
+
+/// What should be authorities are none.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientCertificatesError {
+    /// It is no PEM.
+    #[error("it cannot be read: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// A certificate of it cannot sign others.
+    #[error("certificate {number} of it is no authority: {source}")]
+    Authority {
+        /// Which one, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// It has nothing.
+    #[error("it has no certificate")]
+    Empty,
+}
+
+impl ClientCertificates {
+    /// Those that an authority of this PEM has signed.
+    ///
+    /// # Errors
+    /// When a certificate cannot be read, or there is none.
+    pub fn of(authorities: &[u8], required: bool) -> Result<Self, ClientCertificatesError> {
+        let authorities = Arc::new(authorities_of(authorities)?);
+        Ok(Self { authorities, required })
+    }
+}
+
+impl PartialEq for ClientCertificates {
+    fn eq(&self, other: &Self) -> bool {
+        self.required == other.required && self.authorities.roots == other.authorities.roots
+    }
+}
+
+impl Eq for ClientCertificates {}
+
+/// The authorities that stand in a text.
+pub(super) fn authorities_of(pem: &[u8]) -> Result<RootCertStore, ClientCertificatesError> {
+    let mut authorities = RootCertStore::empty();
+    for (at, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        authorities
+            .add(certificate?)
+            .map_err(|source| ClientCertificatesError::Authority { number: at + 1, source })?;
+    }
+    match authorities.is_empty() {
+        true => Err(ClientCertificatesError::Empty),
+        false => Ok(authorities),
+    }
+}
+
+/// How a listener speaks TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Shown to clients that name no host, or one that is unknown; without it the first.
+    pub default_certificate: Option<CertificateName>,
+    /// What a client gets that names an unknown host.
+    pub unknown_name: UnknownName,
+    /// The oldest version.
+    pub version_min: TlsVersion,
+    /// From the first byte to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// Certificates of clients; none are asked for without it.
+    pub clients: Option<ClientCertificates>,
+    /// Whether browsers are told to come by https only.
+    pub hsts: Option<Hsts>,
+}
+
+/// `Strict-Transport-Security` (RFC 6797).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hsts {
+    /// For how many seconds.
+    pub max_age_s: u64,
+    /// For all hosts below, too.
+    pub subdomains: bool,
+    /// Browsers may know without having been here.
+    pub preload: bool,
+}
+
+impl Hsts {
+    /// The line, whole.
+    pub(crate) fn line(self) -> String {
+        let subdomains = if self.subdomains { "; includeSubDomains" } else { "" };
+        let preload = if self.preload { "; preload" } else { "" };
+        let seconds = self.max_age_s;
+        format!("Strict-Transport-Security: max-age={seconds}{subdomains}{preload}\r\n")
+    }
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            default_certificate: None,
+            unknown_name: UnknownName::Default,
+            version_min: TlsVersion::V12,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            clients: None,
+            hsts: None,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Certificates of clients: who is let in, and what instances are told of them.
+
+use portolan_router::ClientCertificates;
+use rustls::ClientConfig;
+
+use super::authority::{Authority, Pem, set};
+use super::handshakes::{client, rig, shake};
+use super::peer::Peer;
+use super::rig::Rig;
+
+fn with_certificate(authority: &Authority, pem: &Pem) -> ClientConfig {
+    let (chain, key) = pem.pair();
+    let plain = client(authority);
+    let builder = ClientConfig::builder_with_provider(plain.crypto_provider().clone());
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    builder.with_root_certificates(authority.roots()).with_client_auth_cert(chain, key).unwrap()
+}
+
+async fn rig_for(authority: &Authority, clients: &Authority, required: bool) -> Rig {
+    let asked = ClientCertificates::of(clients.pem().as_bytes(), required).unwrap();
+    let (rig, instance) = rig(|tls| tls.clients = Some(asked)).await;
+    rig.router.certificates().publish(set(&[&authority.issue(&["a.test"])]));
+    std::mem::forget(instance);
+    rig
+}
+
+/// What an instance sees of a request that claims to have a certificate.
+async fn seen(rig: &Rig, config: ClientConfig) -> std::io::Result<String> {
+    let stream = shake(rig.http, config, "a.test").await?;
+    let mut peer = Peer::over(stream);
+    let request = "GET / HTTP/1.1\r\nHost: a.test\r\nClient-Cert: :ZmFrZQ==:\r\n\r\n";
+    if !peer.try_send(request).await {
+        return Err(std::io::ErrorKind::BrokenPipe.into());
+    }
+    // With TLS 1.3 a client learns that it is refused when it reads.
+    match peer.head().await {
+        Some(lines) => Ok(peer
+            .body_of(super::peer::Message {
+                lines,
+                body: Vec::new(),
+                trailers: Vec::new(),
+                chunked: false,
+            })
+            .await
+            .text()
+            .to_owned()),
+        None => Err(std::io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+#[tokio::test]
+async fn an_instance_is_told_of_the_certificate_and_never_of_a_claimed_one() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let rig = rig_for(&authority, &clients, false).await;
+    let without = seen(&rig, client(&authority)).await.unwrap();
+    assert!(!without.contains("Client-Cert"), "{without}");
+    let pem = clients.issue(&["me.test"]);
+    let with = seen(&rig, with_certificate(&authority, &pem)).await.unwrap();
+    let lines: Vec<&str> = with.lines().filter(|line| line.starts_with("Client-Cert")).collect();
+    let body: String = pem.chain.lines().filter(|line| !line.starts_with("---")).collect();
+    assert_eq!(lines, [format!("Client-Cert: :{body}:")]);
+}
+
+#[tokio::test]
+async fn a_listener_may_require_a_certificate_of_its_authorities() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let rig = rig_for(&authority, &clients, true).await;
+    assert!(seen(&rig, client(&authority)).await.is_err());
+    let strange = Authority::new().issue(&["me.test"]);
+    assert!(seen(&rig, with_certificate(&authority, &strange)).await.is_err());
+    let known = clients.issue(&["me.test"]);
+    assert!(seen(&rig, with_certificate(&authority, &known)).await.is_ok());
+    let outcome = |name| rig.metric("portolan_router_tls_handshakes_total", &[("outcome", name)]);
+    assert_eq!((outcome("bad_certificate"), outcome("full")), (2.0, 1.0));
+}
