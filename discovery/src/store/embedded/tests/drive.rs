@@ -27,8 +27,17 @@ pub(super) enum Fault {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Drive(Arc<Mutex<State>>);
 
+/// The drive as it is open, until another one is in its place.
+#[derive(Debug)]
+struct Handle {
+    drive: Drive,
+    medium: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
+    /// Which medium is in: nothing is read from one, or written to it, that was opened before.
+    medium: usize,
     synced: Vec<u8>,
     seen: Vec<u8>,
     unsynced: Vec<Write>,
@@ -49,15 +58,20 @@ impl Drive {
 
     pub(super) fn opener(&self) -> Opener {
         let drive = self.clone();
-        Arc::new(move |_| file::builder().create_with_backend(drive.clone()))
+        Arc::new(move |_| {
+            let medium = drive.state().medium;
+            file::builder().create_with_backend(Handle { drive: drive.clone(), medium })
+        })
     }
 
     pub(super) fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
     }
 
+    /// Puts another medium in.
     pub(super) fn set_bytes(&self, bytes: Vec<u8>) {
         let mut state = self.state();
+        state.medium += 1;
         (state.synced, state.seen) = (bytes.clone(), bytes);
         state.unsynced.clear();
     }
@@ -140,28 +154,39 @@ impl State {
     }
 }
 
-impl StorageBackend for Drive {
+impl Handle {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.drive.state();
+        if state.medium == self.medium {
+            Ok(state)
+        } else {
+            Err(io::ErrorKind::NotConnected.into())
+        }
+    }
+}
+
+impl StorageBackend for Handle {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state().seen.len() as u64)
+        Ok(self.state()?.seen.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let (state, at) = (self.state(), offset as usize);
+        let (state, at) = (self.state()?, offset as usize);
         let bytes = state.seen.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);
         Ok(())
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.state().write(Write::Length(length as usize))
+        self.state()?.write(Write::Length(length as usize))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.state().sync()
+        self.state()?.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.state().write(Write::At(offset as usize, data.to_vec()))
+        self.state()?.write(Write::At(offset as usize, data.to_vec()))
     }
 
     fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
