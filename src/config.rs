@@ -3,6 +3,7 @@
 //! A [`Config`] that was read needs no further validation of its own content; what depends on
 //! the machine (ports, files, peers) is found by binding. Knows nothing of running parts.
 
+mod compress;
 mod error;
 mod file;
 mod read;

@@ -27,8 +27,8 @@ pub use node::{Node, PortRange, RouterAck};
 pub use overrule::{Override, Scope, Word};
 pub use record::{Event, Kv, LeaseId, Revision};
 pub use route::{
-    Backend, Host, HostPattern, HttpRule, PathPattern, Predicates, RetryRule, Rewrite, Route,
-    RouteTimeouts, Rule,
+    Backend, Coding, CompressRule, Host, HostPattern, HttpRule, PathPattern, Predicates, RetryRule,
+    Rewrite, Route, RouteTimeouts, Rule,
 };
 pub use service::{
     Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, ProxyVersion, Service, Sticky,

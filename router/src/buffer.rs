@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -81,6 +82,27 @@ pub(crate) fn show_lent(gauge: &IntGauge) {
     let change = lent - SHOWN.replace(lent);
     if change != 0 {
         gauge.add(change);
+    }
+}
+
+/// Memory that counts as lent and is no buffer, given back when it is dropped. Stays on its thread.
+#[derive(Debug)]
+pub(crate) struct Lent(usize, PhantomData<*const ()>);
+
+impl Lent {
+    /// Counts `bytes`; none if then memory would be scarce.
+    pub(crate) fn freely(bytes: usize) -> Option<Self> {
+        let lent = LENT.get() + bytes;
+        (lent < LENT_MAX.get() / FREELY_LENT_PART).then(|| {
+            LENT.set(lent);
+            Self(bytes, PhantomData)
+        })
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        LENT.set(LENT.get() - self.0);
     }
 }
 
@@ -443,6 +465,17 @@ mod tests {
         assert_eq!((held.data(), LENT.get()), (&b"page"[..], before + 4));
         drop(held);
         assert_eq!(LENT.get(), before);
+    }
+
+    #[test]
+    fn other_memory_is_lent_until_memory_is_scarce() {
+        let before = LENT_MAX.replace(4_000);
+        assert!(Lent::freely(1_000).is_none());
+        let (first, second) = (Lent::freely(600), Lent::freely(600));
+        assert!(first.is_some() && second.is_none());
+        drop(first);
+        assert!(Lent::freely(600).is_some());
+        LENT_MAX.set(before);
     }
 
     #[tokio::test]

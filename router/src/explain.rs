@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use portolan_discovery::model::route::{HeaderName, ParameterName};
 use portolan_discovery::model::{
-    Concurrency, HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates,
+    Coding, Concurrency, HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates,
     ProxyVersion, Revision, Route, RouteName, ServiceName, Weight,
 };
 use portolan_discovery::snapshot::State;
 
+use crate::compress::Wish;
 use crate::table::{Lack, RequestView, RouteEntry, ServiceTable, Table};
 
 /// The most routes an explanation lists. Those that take the path come first.
@@ -34,6 +35,8 @@ pub struct Explanation {
     pub candidates_left_out: usize,
     /// Where the winner leads.
     pub backends: Vec<BackendView>,
+    /// The coding that the request accepts, if the winner compresses.
+    pub coding: Option<Coding>,
 }
 
 /// A route that was looked at.
@@ -181,7 +184,10 @@ impl Table {
             candidates.sort_by_key(|candidate| candidate.verdict == Verdict::OtherPath);
             candidates.truncate(CANDIDATES_MAX);
         }
-        self.explanation(request.listener, winner, candidates, found)
+        let rule = winner.and_then(|winner| winner.compress());
+        let coding = rule.and_then(|rule| Wish::of(rule, request.headers).coding);
+        let explanation = self.explanation(request.listener, winner, candidates, found);
+        Explanation { coding, ..explanation }
     }
 
     /// The same for a connection of a TCP listener.
@@ -215,6 +221,7 @@ impl Table {
             candidates_left_out: found - candidates.len(),
             candidates,
             backends: winner.map(|winner| self.backend_views(winner)).unwrap_or_default(),
+            coding: None,
         }
     }
 

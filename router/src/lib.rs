@@ -4,6 +4,7 @@
 //! workers with their first [`Table`], [`Router::publish`] gives them the next one, and
 //! [`Router::drain`] ends them without losing a request.
 
+pub mod compress;
 pub mod h1;
 pub mod metrics;
 pub mod proxy_protocol;

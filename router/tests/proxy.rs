@@ -5,6 +5,8 @@
 mod bodies;
 #[path = "proxy/changes.rs"]
 mod changes;
+#[path = "proxy/compress.rs"]
+mod compress;
 #[path = "proxy/drain.rs"]
 mod drain;
 #[path = "proxy/ejection.rs"]

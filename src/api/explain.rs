@@ -245,9 +245,9 @@ mod tests {
     use portolan_discovery::model::record::encode;
     use portolan_discovery::model::route::{Mirror, Percent};
     use portolan_discovery::model::{
-        Backend, Balancing, Concurrency, Event, HashBy, Health, HostPattern, HttpRule, Instance,
-        InstanceId, Key, Kv, Origin, PathPattern, Phase, ProxyVersion, RetryRule, Revision, Route,
-        Rule, Service, ServiceName, Weight,
+        Backend, Balancing, CompressRule, Concurrency, Event, HashBy, Health, HostPattern,
+        HttpRule, Instance, InstanceId, Key, Kv, Origin, PathPattern, Phase, ProxyVersion,
+        RetryRule, Revision, Route, Rule, Service, ServiceName, Weight,
     };
     use portolan_discovery::snapshot::Snapshot;
     use portolan_router::metrics::Metrics;
@@ -348,6 +348,7 @@ mod tests {
         assert!(said(&plain).is_empty());
         route.mirror = Some(Box::new(Mirror { service: shadow, percent: Percent::ALL }));
         route.error_pages = Some("shop".parse().unwrap());
+        route.compress = Some(Box::new(CompressRule::usual()));
         route.retry = Some(Box::new(RetryRule::new(Some(3), Some(vec![503])).unwrap()));
         let all = table(vec![
             (Key::Service(name), encode(&service)),
@@ -359,6 +360,7 @@ mod tests {
                 "copies of 100 % of its requests go to shadow",
                 "errors have the pages shop",
                 "answers with 503 are tried on another instance, 3 attempts in all",
+                "its answer is not compressed: this request accepts no coding of zstd, br, gzip, or asks for a part",
                 "an instance of web has at most 3 requests under way; 0 of at most 7 wait, for up to 5s",
                 "connections to web begin with a PROXY header v2",
             ]

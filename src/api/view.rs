@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 pub use balancing::{EjectionView, balancing};
 pub use service::{InstanceCall, InstanceView, ServiceCall, ServiceView};
-pub use settings::{ConcurrencyView, RetryView, StickyView};
+pub use settings::{CompressView, ConcurrencyView, RetryView, StickyView};
 
 /// What this node is doing.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -101,6 +101,9 @@ pub struct RouteView {
     /// Which answers are tried on another instance; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryView>,
+    /// Which answers are compressed on their way to the client; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compress: Option<CompressView>,
     /// Where it leads, with weights.
     pub backends: Vec<BackendView>,
     /// The largest request body in bytes.
@@ -432,6 +435,9 @@ pub struct RouteCall {
     /// Which answers are tried on another instance; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryView>,
+    /// Which answers are compressed on their way to the client; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compress: Option<CompressView>,
     /// `http` (default) or `tcp`.
     #[serde(default)]
     pub kind: Option<String>,
@@ -514,6 +520,7 @@ impl From<&Route> for RouteView {
             headers: predicates.headers().iter().map(|(n, v)| (n.to_string(), v.into())).collect(),
             query: predicates.query().iter().map(|(n, v)| (n.to_string(), v.into())).collect(),
             retry: route.retry.as_deref().map(RetryView::from),
+            compress: route.compress.as_deref().map(CompressView::from),
             rewrite: route.rewrite.as_ref().map(|rewrite| RewriteView {
                 prefix: rewrite.prefix.as_ref().map(ToString::to_string),
                 host: rewrite.host.as_ref().map(ToString::to_string),

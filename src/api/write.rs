@@ -176,6 +176,9 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
     if call.retry.is_some() && rule == Rule::Tcp {
         return Err(invalid("what passes over TCP has no status".to_owned()));
     }
+    if call.compress.is_some() && rule == Rule::Tcp {
+        return Err(invalid("what passes over TCP is not compressed".to_owned()));
+    }
     let backend = |view: &BackendView| {
         Ok(Backend {
             service: parsed(&view.service, "")?,
@@ -198,6 +201,10 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
         rewrite: call.rewrite.as_ref().map(rewrite).transpose()?,
         mirror: call.mirror.as_ref().map(mirror).transpose()?,
         retry: match &call.retry {
+            Some(view) => Some(Box::new(view.record().map_err(invalid)?)),
+            None => None,
+        },
+        compress: match &call.compress {
             Some(view) => Some(Box::new(view.record().map_err(invalid)?)),
             None => None,
         },

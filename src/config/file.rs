@@ -18,6 +18,7 @@ use portolan_discovery::model::{
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::compress::CompressFile;
 use super::value::{
     ClientWord, Cores, Ports, ProxyHeader, Size, Span, UnknownNameWord, VersionWord,
 };
@@ -196,6 +197,7 @@ pub(super) struct RouteFile {
     pub(super) rewrite: Option<Spanned<RewriteFile>>,
     pub(super) mirror: Option<Spanned<MirrorFile>>,
     pub(super) retry: Option<Spanned<RetryFile>>,
+    pub(super) compress: Option<Spanned<CompressFile>>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) request_timeout: Option<Span>,

@@ -518,6 +518,13 @@ pub const SETTINGS: &[Setting] = &[
         "{ attempts = 2, statuses = [502, 503, 504] }",
         "An answer with one of `statuses` (400 to 599) is not sent on: the request is tried on another instance, up to `attempts` (2 to 4) in all, if its method is idempotent and it is still at hand. An answer with `Retry-After` is sent on, and so is the last. Counts against the retry budget.",
     ),
+    row(
+        "[[routes]]",
+        "compress",
+        "false",
+        "true or { codings = [\"zstd\", \"br\", \"gzip\"], min_bytes = \"1KiB\", types = [\"text/*\"], level = { gzip = 5 } }",
+        "Answers are compressed on their way to clients that accept it: by the weights of Accept-Encoding, then in the order of `codings`. Text, JSON, XML, JavaScript, SVG, WebAssembly and fonts by default, never `text/event-stream` unless its name is in `types`; statuses 200, 201, 203 and 400 to 599. What is shorter than `min_bytes`, encoded already, a part (Range) or marked `no-transform` is sent as it is. What the instance has sent leaves at once. Entity tags become weak, and `Vary: Accept-Encoding` is added. Levels are zstd 1 to 4 (3), br 1 to 5 (3), gzip 1 to 9 (5). Do not compress pages that hold a secret (such as a token against request forgery) beside text that a client chose: their length tells it (BREACH). portolan_router_compressed_total counts.",
+    ),
     row("[[routes]]", "service", "this or backends", "name of a service", "Where it leads."),
     row(
         "[[routes]]",

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use portolan_discovery::model::{AppName, Origin, Protocol, Rule};
+use portolan_discovery::model::{AppName, Coding, CompressRule, Origin, Protocol, Rule};
 
 use super::*;
 
@@ -346,6 +346,40 @@ fn error_pages_are_read_at_once_and_blamed_in_their_place() {
         let error = parse(&format!("[error_pages]\n{text}\n")).unwrap_err().to_string();
         assert!(error.contains(place) && error.contains(part), "{text}\n{error}");
     }
+}
+
+#[test]
+fn a_route_says_which_answers_are_compressed() {
+    let read = |more: &str| {
+        let text = format!("[[routes]]\nservice = \"a\"\n{more}");
+        Config::parse(Path::new("p.toml"), &text)
+    };
+    let compress = |more: &str| read(more).unwrap().routes[0].compress.clone();
+    assert_eq!((compress(""), compress("compress = false")), (None, None));
+    let all = compress("compress = true").unwrap();
+    assert_eq!(*all, CompressRule::usual());
+    assert_eq!(compress("compress = {}"), Some(all));
+    let some = compress(
+        "compress = { codings = [\"gzip\"], min_bytes = \"2KiB\", types = [\"text/html\"], level = { gzip = 1 } }",
+    );
+    let some = some.unwrap();
+    assert_eq!((some.codings(), some.min_bytes()), (&[Coding::Gzip][..], 2048));
+    assert_eq!((some.types(), some.level(Coding::Gzip)), (vec!["text/html"], 1));
+    for (more, message) in [
+        ("compress = 1", "true, false or a table"),
+        ("compress = { codings = [] }", "p.toml:3:12: codings are"),
+        ("compress = { codings = [\"deflate\"] }", "unknown variant `deflate`"),
+        ("compress = { level = { br = 11 } }", "the level of br is 1 to 5"),
+        ("compress = { types = [\"html\"] }", "\"html\" is no media type"),
+        ("compress = { min = 5 }", "unknown field `min`"),
+    ] {
+        let error = read(more).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    let tcp = "[[listeners]]\nname = \"t\"\nbind = \"127.0.0.1:1\"\nprotocol = \"tcp\"\n\
+        [[routes]]\nlistener = \"t\"\nservice = \"a\"\ncompress = true";
+    let error = Config::parse(Path::new("p.toml"), tcp).unwrap_err().to_string();
+    assert!(error.contains("p.toml:8:12: a route of a TCP listener compresses nothing"), "{error}");
 }
 
 #[test]

@@ -51,6 +51,22 @@ fn an_app_of_two_services_answers_by_host_and_path() {
 }
 
 #[test]
+fn answers_are_compressed_for_a_client_that_accepts_it() {
+    let packed = "[[routes]]\nhost = \"packed.test\"\nservice = \"web\"\n\
+        compress = { min_bytes = 0, codings = [\"gzip\"] }\n";
+    let stage = Stage::started(&format!("{packed}{}", quickstart()));
+    stage.wait_running(6);
+    stage.wait_200("packed.test", "/");
+    let (status, answer) = stage.curl("packed.test", "/", &["--compressed", "-D", "-"]);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(status == 200 && body.contains("service: web\n"), "{answer}");
+    assert!(head.to_ascii_lowercase().contains("content-encoding: gzip"), "{head}");
+    let (_, plain) = stage.curl("packed.test", "/", &["-D", "-"]);
+    assert!(!plain.to_ascii_lowercase().contains("content-encoding"), "{plain}");
+    assert!(plain.contains("Vary: Accept-Encoding"), "{plain}");
+}
+
+#[test]
 fn names_resolve_as_the_readme_shows() {
     let (ip, port) = fake_upstream();
     let upstream = format!("upstreams = [\"{ip}:{port}\"]\n{}", quickstart());

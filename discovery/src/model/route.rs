@@ -1,5 +1,6 @@
 //! Routes: rules that lead from a listener to services.
 
+mod compress;
 mod host;
 mod mirror;
 mod path;
@@ -13,6 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{ListenerName, Origin, PageSetName, RouteName, ServiceName, Weight, millis};
 
+pub use compress::{
+    COMPRESS_MIN_BYTES_DEFAULT, COMPRESS_TYPES_MAX, Coding, CompressRule, CompressRuleError,
+    Levels, MEDIA_RANGE_BYTES_MAX, MediaRange,
+};
 pub use host::{HOST_BYTES_MAX, Host, HostError, HostPattern};
 pub use mirror::{Mirror, Percent, PercentError};
 pub use path::{PATH_BYTES_MAX, PathError, PathPattern, PathPrefix, PrefixError};
@@ -190,6 +195,9 @@ pub struct Route {
     /// Which answers are tried on another instance; mostly none. For HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Box<RetryRule>>,
+    /// Which answers are compressed; mostly none. For HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compress: Option<Box<CompressRule>>,
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,
@@ -216,6 +224,7 @@ impl Route {
             rewrite: None,
             mirror: None,
             retry: None,
+            compress: None,
             body_bytes_max: None,
             error_pages: None,
             origin: Origin::Api,

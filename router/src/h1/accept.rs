@@ -33,7 +33,7 @@ fn prefers_json<'a>(values: impl Iterator<Item = &'a [u8]>) -> bool {
 }
 
 /// The weight among the parameters of a range; none if it is no weight.
-fn weight<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) -> Option<u16> {
+pub(crate) fn weight<'a>(mut parameters: impl Iterator<Item = &'a [u8]>) -> Option<u16> {
     let value = parameters.find_map(|parameter| match parameter {
         [b'q' | b'Q', b'=', value @ ..] => Some(value),
         _ => None,

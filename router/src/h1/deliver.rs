@@ -41,6 +41,11 @@ pub enum Relay {
     Decode,
     /// Bytes as they are until the upstream closes, then close.
     UntilClose,
+    /// The content in a content coding, as chunks or until we close.
+    Compress {
+        /// The client reads chunks.
+        chunked: bool,
+    },
     /// Both directions become a tunnel.
     Tunnel,
 }
@@ -54,8 +59,21 @@ pub struct Delivery {
     pub keep_alive: bool,
 }
 
+impl Deliver<'_> {
+    /// Whether a field other than the length goes to the client.
+    #[inline]
+    pub(super) fn passes(&self, field: Field) -> bool {
+        match field {
+            Field::RequestId => self.request_id.is_none(),
+            Field::Connection | Field::Hop | Field::Te | Field::Upgrade => false,
+            Field::TransferEncoding => false,
+            _ => true,
+        }
+    }
+}
+
 // What we add to a typical head, so that the output grows at most once.
-const ADDED_BYTES: usize = 128;
+pub(super) const ADDED_BYTES: usize = 128;
 
 impl Response<'_> {
     /// Appends the head to send to the client: nothing, if it is an interim one and the client
@@ -77,10 +95,7 @@ impl Response<'_> {
             let keep = !line.dropped
                 && match line.field {
                     Field::ContentLength => self.write_length(&mut copier, index),
-                    Field::RequestId => deliver.request_id.is_none(),
-                    Field::Connection | Field::Hop | Field::Te | Field::Upgrade => false,
-                    Field::TransferEncoding => false,
-                    _ => true,
+                    field => deliver.passes(field),
                 };
             if keep {
                 copier.line(index);
@@ -99,7 +114,7 @@ impl Response<'_> {
         Ok(delivery)
     }
 
-    fn plan(&self, deliver: &Deliver<'_>) -> Result<Delivery, Reason> {
+    pub(super) fn plan(&self, deliver: &Deliver<'_>) -> Result<Delivery, Reason> {
         let current = deliver.request.version == Version::V11;
         let coded = self.coded && self.facts.body != BodyFraming::None;
         if coded && !current {
@@ -118,7 +133,7 @@ impl Response<'_> {
         Ok(Delivery { relay, keep_alive: deliver.keep_alive && delimited })
     }
 
-    fn write_start(&self, copier: &mut Copier<'_, '_>) {
+    pub(super) fn write_start(&self, copier: &mut Copier<'_, '_>) {
         if self.start_as_sent {
             return copier.range(0, self.scratch.start_line_end());
         }
@@ -131,7 +146,7 @@ impl Response<'_> {
     }
 
     /// Writes the length once and as one number; true if the line may be copied instead.
-    fn write_length(&self, copier: &mut Copier<'_, '_>, index: usize) -> bool {
+    pub(super) fn write_length(&self, copier: &mut Copier<'_, '_>, index: usize) -> bool {
         let Some(length) = self.length else { return false };
         let value = self.scratch.lines[index].value(self.head);
         if value.iter().all(u8::is_ascii_digit) {
@@ -144,10 +159,10 @@ impl Response<'_> {
         false
     }
 
-    fn write_added(&self, deliver: &Deliver<'_>, delivery: Delivery, out: &mut Vec<u8>) {
+    pub(super) fn write_added(&self, deliver: &Deliver<'_>, delivery: Delivery, out: &mut Vec<u8>) {
         let chunked = match delivery.relay {
             Relay::Raw => self.facts.body == BodyFraming::Chunked,
-            relay => relay == Relay::Encode,
+            relay => matches!(relay, Relay::Encode | Relay::Compress { chunked: true }),
         };
         if chunked {
             out.extend_from_slice(b"Transfer-Encoding: ");

@@ -200,7 +200,7 @@ pub(super) const fn is_value_byte(byte: u8) -> bool {
 }
 
 /// The members of a comma list, trimmed; empty ones too, so that a caller may refuse them.
-pub(super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 

@@ -248,6 +248,7 @@ fn check_response(bytes: &[u8], request: RequestFacts) {
     let again = parse_response(&out, &mut scratch, &request, &limits).unwrap().unwrap().facts();
     let body = match delivery.relay {
         Relay::Encode => BodyFraming::Chunked,
+        Relay::Compress { .. } => unreachable!("nothing is recoded"),
         Relay::Decode | Relay::UntilClose => BodyFraming::Close,
         Relay::None | Relay::Raw | Relay::Tunnel => facts.body,
     };

@@ -13,6 +13,7 @@ use super::waiting::Waiting;
 use crate::balance::{Ask, Key};
 use crate::buffer;
 use crate::clock::us_at;
+use crate::compress::Wish;
 use crate::deadline::Tick;
 use crate::endpoint::InFlight;
 use crate::h1::{
@@ -98,6 +99,8 @@ pub(super) struct Order {
     pub(super) upload: Upload,
     /// The client came by https, at least to the proxy before us.
     pub(super) is_secure: bool,
+    /// Which coding it accepts, if the route compresses.
+    pub(super) wish: Option<Wish>,
 }
 
 /// What a request head has led to.
@@ -173,7 +176,8 @@ fn order(
     upload.copy = copy;
     let is_secure = may_get_cookie
         && (conn.client.stream.met().is_some() || conn.trusted && came_by_https(request));
-    Order { facts, id, json, started, ends, route, upload, is_secure }
+    let wish = route.compress().map(|rule| Wish::of(rule, request));
+    Order { facts, id, json, started, ends, route, upload, is_secure, wish }
 }
 
 /// Whether the proxy before us says so.

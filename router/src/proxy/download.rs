@@ -1,14 +1,17 @@
 //! The way of a response from an instance to the client: interim heads, the head, the body.
 //! A head and the part of the body that came with it leave in one write.
 
+mod squeeze;
+
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use portolan_discovery::model::RetryRule;
+use portolan_discovery::model::{CompressRule, RetryRule};
 
 use super::fault::Failure;
 use crate::buffer::{Buffer, Outbox, TURN_READS_MAX};
+use crate::compress::{Encoder, Wish};
 use crate::endpoint::InFlight;
 use crate::h1::{
     BodyFraming, BodyState, CHUNK_END, ChunkHead, Deliver, LAST_CHUNK, Phase, Reason, Relay,
@@ -56,6 +59,19 @@ pub(super) struct Asked<'r> {
     pub(super) is_secure: bool,
     /// Which answers may not be taken, while another instance may be asked.
     pub(super) retry: Option<&'r RetryRule>,
+    /// Which answers are compressed, and what the client accepts.
+    pub(super) compress: Option<(&'r CompressRule, Wish)>,
+}
+
+/// What was made of the bytes that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Nothing: it takes more of them.
+    More,
+    /// They are queued.
+    Queued,
+    /// A part of them is encoded, which took its time.
+    Encoded,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +107,8 @@ pub(super) struct Download {
     head_begun: bool,
     idle_max: Option<Duration>,
     written: u64,
+    /// Encodes the body.
+    encoder: Option<Box<Encoder>>,
 }
 
 impl Download {
@@ -109,6 +127,7 @@ impl Download {
             head_begun: false,
             idle_max: None,
             written: 0,
+            encoder: None,
         }
     }
 
@@ -182,7 +201,8 @@ impl Download {
 
     /// Only the end of the connection tells the client where the body ends.
     pub(super) fn ends_with_connection(&self) -> bool {
-        matches!(self.relay, Relay::Decode | Relay::UntilClose)
+        use Relay::{Compress, Decode, UntilClose};
+        matches!(self.relay, Decode | UntilClose | Compress { chunked: false })
     }
 
     /// What has come behind the head.
@@ -199,7 +219,7 @@ impl Download {
         asked: &Asked<'_>,
         moved: &mut bool,
     ) -> Result<Receiving, Failure> {
-        let mut reads = 0;
+        let (mut reads, mut pieces) = (0, 0);
         loop {
             if !self.outbox.is_empty() {
                 let before = self.written;
@@ -218,8 +238,19 @@ impl Download {
                 Stage::Rejected { .. } => return Ok(Receiving::Verdict),
                 Stage::Head | Stage::Body => {}
             }
-            if !self.buffer.is_empty() && self.advance(asked)? {
-                continue;
+            if !self.buffer.is_empty() {
+                match self.advance(asked)? {
+                    Step::More => {}
+                    Step::Queued => continue,
+                    Step::Encoded => {
+                        (*moved, pieces) = (true, pieces + 1);
+                        if pieces < squeeze::TURN_PIECES_MAX {
+                            continue;
+                        }
+                        squeeze::rest(cx);
+                        return Ok(Receiving::Upstream);
+                    }
+                }
             }
             if !self.buffer.has_room() && !self.buffer.grow() {
                 return Err(Reason::UpstreamHeadTooLarge.into());
@@ -230,6 +261,7 @@ impl Download {
                 return Ok(Receiving::Upstream);
             }
             match self.buffer.poll_fill(cx, upstream) {
+                Poll::Pending if self.encoder.is_some() && self.flush_encoder(asked)? => {}
                 Poll::Pending => return Ok(Receiving::Upstream),
                 Poll::Ready(Ok(1..)) => {
                     self.begun = true;
@@ -247,15 +279,15 @@ impl Download {
         Failure::last(if answered { Reason::ClientGoneInBody } else { Reason::ClientGone })
     }
 
-    /// Makes something of what is in the buffer; false if that takes more bytes.
-    fn advance(&mut self, asked: &Asked<'_>) -> Result<bool, Failure> {
+    /// Makes something of what is in the buffer.
+    fn advance(&mut self, asked: &Asked<'_>) -> Result<Step, Failure> {
         if self.stage == Stage::Head && !self.read_head(asked)? {
-            return Ok(false);
+            return Ok(Step::More);
         }
         if self.stage == Stage::Body && !self.buffer.is_empty() {
-            self.pass_body()?;
+            return Ok(self.pass_body(asked)?);
         }
-        Ok(true)
+        Ok(Step::Queued)
     }
 
     fn read_head(&mut self, asked: &Asked<'_>) -> Result<bool, Reason> {
@@ -281,7 +313,13 @@ impl Download {
             via: asked.listener.response_lines(response.version()),
             line: asked.picked.new_cookie().map_or(b"", |cookie| cookie.line(asked.is_secure)),
         };
-        let delivery = response.write_client(&deliver, self.outbox.head())?;
+        let delivery = match asked.compress {
+            None => response.write_client(&deliver, self.outbox.head())?,
+            Some(_) => {
+                let (encoder, head) = (&mut self.encoder, self.outbox.head());
+                squeeze::write_head(&response, &deliver, asked, encoder, head)?
+            }
+        };
         match facts.phase {
             Phase::Interim => {
                 self.interims += 1;
@@ -309,9 +347,9 @@ impl Download {
     }
 
     /// Queues what has come of the body.
-    fn pass_body(&mut self) -> Result<(), Reason> {
-        if self.relay == Relay::Decode {
-            return self.decode();
+    fn pass_body(&mut self, asked: &Asked<'_>) -> Result<Step, Reason> {
+        if matches!(self.relay, Relay::Decode | Relay::Compress { .. }) {
+            return self.change_body(asked);
         }
         let progress = self.body.feed(self.buffer.data())?;
         let is_chunk = self.relay == Relay::Encode && progress.forward > 0;
@@ -327,7 +365,15 @@ impl Download {
             self.stage = Stage::Over;
         }
         self.spent = progress.taken;
-        Ok(())
+        Ok(Step::Queued)
+    }
+
+    /// Queues what becomes of what has come of a body that is not sent on as it is.
+    fn change_body(&mut self, asked: &Asked<'_>) -> Result<Step, Reason> {
+        match self.relay {
+            Relay::Decode => self.decode().map(|()| Step::Queued),
+            _ => self.compress(asked).map(|()| Step::Encoded),
+        }
     }
 
     /// Takes chunks apart for a client that does not know them. Copies: such clients are rare.
@@ -356,8 +402,10 @@ impl Download {
             return Err(Reason::UpstreamBodyCut.into());
         }
         self.body.close()?;
-        if self.relay == Relay::Encode {
-            self.outbox.push_tail(LAST_CHUNK);
+        match self.relay {
+            Relay::Encode => self.outbox.push_tail(LAST_CHUNK),
+            Relay::Compress { .. } => self.end_compressed(asked)?,
+            _ => {}
         }
         self.stage = Stage::Over;
         Ok(())

@@ -19,6 +19,7 @@ use super::upload::{Sending, Upload};
 use super::{After, Conn};
 use crate::balance::{Key, Tried};
 use crate::clock::us_at;
+use crate::compress::Wish;
 use crate::deadline::{Tick, Timer};
 use crate::endpoint::InFlight;
 use crate::h1::{Reason, RequestFacts};
@@ -69,6 +70,8 @@ pub(super) struct Exchange {
     download: Download,
     /// The client came by https.
     is_secure: bool,
+    /// Which coding it accepts, if the route compresses.
+    wish: Option<Wish>,
     /// Any answer is taken, also one that the route would rather not have.
     takes_any: bool,
     /// The client may have gone; bytes of its next request hide that.
@@ -80,7 +83,7 @@ pub(super) struct Exchange {
 impl Exchange {
     /// `asked` is when the instance was picked.
     pub(super) fn new(order: Order, picked: InFlight, asked: Instant, worker: &Worker) -> Self {
-        let Order { facts, id, json, started, ends, route, upload, is_secure } = order;
+        let Order { facts, id, json, started, ends, route, upload, is_secure, wish } = order;
         Self {
             facts,
             id,
@@ -97,6 +100,7 @@ impl Exchange {
             pace: Pace::new(worker.wheel.now()),
             download: Download::new(worker),
             is_secure,
+            wish,
             takes_any: false,
             watch_client: true,
             json,
@@ -234,6 +238,7 @@ impl Exchange {
             reused: upstream.reused,
             picked: &self.picked,
             is_secure: self.is_secure,
+            compress: self.wish.and_then(|wish| Some((self.route.compress()?, wish))),
             retry: rule(&self.route, self.takes_any, &self.facts, self.retries),
         };
         let received =

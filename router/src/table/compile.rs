@@ -37,6 +37,9 @@ pub enum RouteFault {
     /// What passes over TCP has no copies.
     #[error("it is for tcp and mirrors requests")]
     TcpMirror,
+    /// What passes over TCP has no content.
+    #[error("it is for tcp and compresses answers")]
+    TcpCompress,
     /// It changes what is not there.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
@@ -304,6 +307,9 @@ fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
     }
     if route.mirror.is_some() && route.rule == Rule::Tcp {
         return Err(RouteFault::TcpMirror);
+    }
+    if route.compress.is_some() && route.rule == Rule::Tcp {
+        return Err(RouteFault::TcpCompress);
     }
     match (&route.rule, &route.listener) {
         (Rule::Http(rule), _) => Ok(Place::Http(rule)),

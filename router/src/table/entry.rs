@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use portolan_discovery::model::route::Percent;
 use portolan_discovery::model::{
-    Concurrency, Host, HttpRule, ListenerName, PageSetName, PathPattern, Predicates, RetryRule,
-    Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
+    CompressRule, Concurrency, Host, HttpRule, ListenerName, PageSetName, PathPattern, Predicates,
+    RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
 };
 use smallvec::SmallVec;
 
@@ -80,6 +80,8 @@ pub struct RouteEntry {
     rewrite: Option<Box<Rewrite>>,
     /// Whether it has a [`RetryRule`], so that its record need not be read for it.
     retries: bool,
+    /// Whether it has a [`CompressRule`], likewise.
+    compresses: bool,
     /// Its waits, if it has any of its own.
     timeouts: Option<Box<RouteTimeouts>>,
     /// Who gets copies of its requests.
@@ -140,6 +142,7 @@ impl RouteEntry {
             asks: asks(&record.rule),
             rewrite: record.rewrite.clone(),
             retries: record.retry.is_some(),
+            compresses: record.compress.is_some(),
             timeouts: (record.timeouts != NO_TIMEOUTS).then(|| Box::new(record.timeouts)),
             body_bytes_max: record.body_bytes_max,
             listener: record.listener.clone(),
@@ -177,6 +180,11 @@ impl RouteEntry {
     /// Which answers are tried on another instance, if any.
     pub fn retry(&self) -> Option<&RetryRule> {
         if self.retries { self.record.retry.as_deref() } else { None }
+    }
+
+    /// Which answers are compressed, if any.
+    pub fn compress(&self) -> Option<&CompressRule> {
+        if self.compresses { self.record.compress.as_deref() } else { None }
     }
 
     /// The record it is compiled from.

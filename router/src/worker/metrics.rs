@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use portolan_discovery::model::Coding;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::greet::Outcome;
@@ -29,6 +30,12 @@ pub const PROXY_HEADERS: &str = "portolan_router_proxy_headers_total";
 pub const MIRRORED: &str = "portolan_router_mirrored_total";
 /// Handshakes of listeners with TLS, by what came of them.
 pub const TLS_HANDSHAKES: &str = "portolan_router_tls_handshakes_total";
+/// Responses that were compressed, by coding.
+pub const COMPRESSED: &str = "portolan_router_compressed_total";
+/// Bytes of content of such responses, by coding, as they came (`in`) and as they left (`out`).
+pub const COMPRESSED_BYTES: &str = "portolan_router_compressed_bytes_total";
+/// Responses that were not compressed because memory was scarce.
+pub const NOT_COMPRESSED: &str = "portolan_router_not_compressed_total";
 /// Bytes of buffers that hold something under way, as of the last tenth of a second.
 pub const BUFFER_BYTES: &str = "portolan_router_buffer_bytes";
 
@@ -41,11 +48,39 @@ pub(crate) struct WorkerMetrics {
     greeted: [IntCounter; Outcome::ALL.len()],
     mirrored: [IntCounter; mirror::Outcome::ALL.len()],
     shaken: [IntCounter; tls::Outcome::ALL.len()],
+    pub(crate) compressed: [CompressMetrics; Coding::ALL.len()],
+    pub(crate) not_compressed: IntCounter,
     pub(crate) buffer_bytes: IntGauge,
     pub(crate) accept_errors: IntCounter,
     pub(crate) panics: IntCounter,
     pub(crate) upstream_opened: IntCounter,
     pub(crate) upstream_reused: IntCounter,
+}
+
+/// The handles of one coding.
+#[derive(Debug)]
+pub(crate) struct CompressMetrics {
+    pub(crate) responses: IntCounter,
+    pub(crate) bytes_in: IntCounter,
+    pub(crate) bytes_out: IntCounter,
+}
+
+impl CompressMetrics {
+    fn register(registry: &Registry) -> Result<[Self; Coding::ALL.len()], prometheus::Error> {
+        let responses = counters(registry, COMPRESSED, "Responses compressed.", &["coding"])?;
+        let bytes = counters(
+            registry,
+            COMPRESSED_BYTES,
+            "Bytes of compressed responses before and after.",
+            &["coding", "side"],
+        )?;
+        // In the order of the variants, by which they are found.
+        Ok(Coding::ALL.map(|coding| Self {
+            responses: responses.with_label_values(&[coding.as_str()]),
+            bytes_in: bytes.with_label_values(&[coding.as_str(), "in"]),
+            bytes_out: bytes.with_label_values(&[coding.as_str(), "out"]),
+        }))
+    }
 }
 
 impl WorkerMetrics {
@@ -89,6 +124,12 @@ impl WorkerMetrics {
             mirrored: mirror::Outcome::ALL
                 .map(|outcome| mirrored.with_label_values(&[outcome.as_str()])),
             shaken: tls::Outcome::ALL.map(|outcome| shaken.with_label_values(&[outcome.as_str()])),
+            compressed: CompressMetrics::register(registry)?,
+            not_compressed: counter(
+                registry,
+                NOT_COMPRESSED,
+                "Responses not compressed because memory was scarce.",
+            )?,
             buffer_bytes,
             accept_errors: counter(
                 registry,

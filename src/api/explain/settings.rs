@@ -1,13 +1,19 @@
 //! What else a route and its services say, a line each: what a request may go through beside
 //! its way to an instance.
 
-use portolan_discovery::model::{RetryRule, Route};
+use portolan_discovery::model::{Coding, CompressRule, RetryRule, Route};
 use portolan_router::{BackendView, Explanation};
 
 /// All of it, the route's first.
 pub(super) fn lines(explanation: &Explanation) -> Vec<String> {
     let route = explanation.record.as_deref().map(of_route).unwrap_or_default();
-    route.into_iter().chain(explanation.backends.iter().flat_map(of_service)).collect()
+    let compress = explanation.record.as_deref().and_then(|route| route.compress.as_deref());
+    let compress = compress.map(|rule| of_compress(rule, explanation.coding));
+    route
+        .into_iter()
+        .chain(compress)
+        .chain(explanation.backends.iter().flat_map(of_service))
+        .collect()
 }
 
 fn of_route(route: &Route) -> Vec<String> {
@@ -32,6 +38,19 @@ fn of_retry(retry: &RetryRule) -> String {
         statuses.join(", "),
         retry.attempts()
     )
+}
+
+fn of_compress(rule: &CompressRule, coding: Option<Coding>) -> String {
+    match coding {
+        Some(coding) => format!("its answer is compressed with {coding}, if type and length fit"),
+        None => {
+            let codings: Vec<_> = rule.codings().iter().map(|coding| coding.as_str()).collect();
+            let codings = codings.join(", ");
+            format!(
+                "its answer is not compressed: this request accepts no coding of {codings}, or asks for a part"
+            )
+        }
+    }
 }
 
 fn of_service(backend: &BackendView) -> Vec<String> {

@@ -1,9 +1,11 @@
 //! What services and routes say beside who they are: forms of the API, and their records.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use portolan_discovery::model::{Concurrency, RetryRule, Sticky};
+use portolan_discovery::model::route::Levels;
+use portolan_discovery::model::{Coding, CompressRule, Concurrency, RetryRule, Sticky};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -92,6 +94,66 @@ impl RetryView {
     }
 }
 
+/// Which answers are compressed, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompressView {
+    /// `zstd`, `br` and `gzip`, the one that is preferred first; all when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codings: Option<Vec<String>>,
+    /// The shortest body that is compressed, in bytes; 1,024 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_bytes: Option<u64>,
+    /// Media types such as `text/css`, `text/*` or `application/*+json`; what is text when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub types: Option<Vec<String>>,
+    /// The level by coding: zstd 1 to 4, br 1 to 5, gzip 1 to 9.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub level: BTreeMap<String, u8>,
+}
+
+impl From<&CompressRule> for CompressView {
+    fn from(rule: &CompressRule) -> Self {
+        let codings = rule.codings().iter();
+        Self {
+            level: codings.clone().map(|c| (c.to_string(), rule.level(*c))).collect(),
+            codings: Some(codings.map(ToString::to_string).collect()),
+            min_bytes: Some(rule.min_bytes()),
+            types: Some(rule.types().into_iter().map(ToOwned::to_owned).collect()),
+        }
+    }
+}
+
+impl CompressView {
+    /// The record, or what is wrong.
+    pub fn record(&self) -> Result<CompressRule, String> {
+        let coding = |name: &str| {
+            let mut known = Coding::ALL.into_iter();
+            known
+                .find(|coding| coding.as_str() == name)
+                .ok_or_else(|| format!("there is no coding \"{name}\": expected zstd, br or gzip"))
+        };
+        let names = self.codings.iter().flatten();
+        let codings = names.map(|name| coding(name)).collect::<Result<Vec<_>, _>>()?;
+        let texts = self.types.iter().flatten();
+        let types = texts.map(|text| text.parse()).collect::<Result<Vec<_>, _>>();
+        let types = types.map_err(|error| format!("{error}"))?;
+        let mut level = Levels::default();
+        for (name, value) in &self.level {
+            let place = match coding(name)? {
+                Coding::Zstd => &mut level.zstd,
+                Coding::Br => &mut level.br,
+                Coding::Gzip => &mut level.gzip,
+            };
+            *place = Some(*value);
+        }
+        let codings = self.codings.is_some().then_some(codings);
+        let types = self.types.is_some().then_some(types);
+        CompressRule::new(codings, self.min_bytes, types, level).map_err(|error| error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +166,11 @@ mod tests {
         assert_eq!(ConcurrencyView::from(&limit).record(), Ok(limit));
         let rule = RetryRule::new(Some(3), Some(vec![503])).unwrap();
         assert_eq!(RetryView::from(&rule).record(), Ok(rule));
+        let level = Levels { gzip: Some(9), ..Levels::default() };
+        let types = Some(vec!["text/html".parse().unwrap()]);
+        let rule = CompressRule::new(Some(vec![Coding::Gzip]), Some(5), types, level).unwrap();
+        assert_eq!(CompressView::from(&rule).record(), Ok(rule));
+        assert_eq!(CompressView::default().record(), Ok(CompressRule::usual()));
     }
 
     #[test]
@@ -114,5 +181,13 @@ mod tests {
         assert!(limit.record().is_err());
         let rule = RetryView { attempts: Some(1), statuses: None };
         assert!(rule.record().unwrap_err().contains("attempts are 2 to 4"));
+        for (text, part) in [
+            (r#"{"codings":["deflate"]}"#, "no coding \"deflate\""),
+            (r#"{"level":{"br":11}}"#, "the level of br is 1 to 5"),
+            (r#"{"types":["html"]}"#, "no media type"),
+        ] {
+            let error = serde_json::from_str::<CompressView>(text).unwrap().record().unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

@@ -5,13 +5,15 @@ use std::ops::Range;
 
 use portolan_discovery::model::route::{Mirror, Percent};
 use portolan_discovery::model::{
-    Backend, HostPattern, HttpRule, ListenerName, NodeName, Origin, PathPattern, Predicates,
-    Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName, Weight,
+    Backend, CompressRule, HostPattern, HttpRule, ListenerName, NodeName, Origin, PathPattern,
+    Predicates, Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
+    Weight,
 };
 use toml::Spanned;
 
 use super::Reader;
 use crate::config::Listener;
+use crate::config::compress::CompressFile;
 use crate::config::error::ConfigError;
 use crate::config::file::{BackendFile, MirrorFile, RetryFile, RewriteFile, RouteFile};
 
@@ -120,6 +122,7 @@ impl Reader<'_> {
         let rewrite = file.rewrite.map(|rewrite| self.rewrite(rewrite, &rule)).transpose()?;
         let mirror = file.mirror.map(|mirror| self.mirror(mirror, &rule)).transpose()?;
         let retry = file.retry.map(|retry| self.retry(retry, &rule)).transpose()?;
+        let compress = file.compress.map(|compress| self.compress(compress, &rule)).transpose()?;
         let listener = file.listener.map(Spanned::into_inner);
         Ok(Route {
             name: match file.name {
@@ -139,6 +142,7 @@ impl Reader<'_> {
             rewrite,
             mirror,
             retry,
+            compress: compress.flatten(),
             body_bytes_max: file.body_max.map(|size| size.0),
             error_pages: file.error_pages.map(Spanned::into_inner),
             origin: Origin::Api,
@@ -216,6 +220,21 @@ impl Reader<'_> {
                 "expected { attempts = 2, statuses = [502, 503, 504] } or a part of it",
             )
         })
+    }
+
+    fn compress(
+        &self,
+        file: Spanned<CompressFile>,
+        rule: &Rule,
+    ) -> Result<Option<Box<CompressRule>>, ConfigError> {
+        let place = file.span();
+        match file.into_inner().0 {
+            Some(_) if *rule == Rule::Tcp => {
+                let what = "a route of a TCP listener compresses nothing";
+                Err(self.source.at(place, what, "remove it, or name an HTTP listener"))
+            }
+            wanted => Ok(wanted.map(Box::new)),
+        }
     }
 
     fn rewrite(
