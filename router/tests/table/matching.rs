@@ -1,5 +1,6 @@
 //! Which route takes a request: the semantics of the Gateway API, without Kubernetes.
 
+use portolan_discovery::model::CompressRule;
 use portolan_router::{Conflict, RequestView, RouteFault};
 
 use crate::world::*;
@@ -342,19 +343,23 @@ fn a_route_that_cannot_work_is_left_out_and_reported() {
     nowhere.backends.clear();
     let mut everywhere = tcp_route("everywhere", "db", "db");
     everywhere.listener = None;
+    let mut packed = tcp_route("packed", "db", "db");
+    packed.compress = Some(Box::new(CompressRule::usual()));
     let mut world = World::new();
-    let report = world.apply(&[put_route(&nowhere), put_route(&everywhere)]);
+    let report = world.apply(&[put_route(&nowhere), put_route(&everywhere), put_route(&packed)]);
     assert_eq!(
         report.rejected,
         [
             ("everywhere".parse().unwrap(), RouteFault::NoListener),
             ("nowhere".parse().unwrap(), RouteFault::NoBackend),
+            ("packed".parse().unwrap(), RouteFault::TcpCompress),
         ]
     );
-    assert_eq!(world.metrics.rejected.get(), 2);
+    assert_eq!(world.metrics.rejected.get(), 3);
     assert!(world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).is_none());
     // Mended, it works; gone, it leaves without a trace.
-    world.apply(&[put_route(&route("nowhere", "a.test", "/")), delete_route("everywhere")]);
+    let mended = put_route(&route("nowhere", "a.test", "/"));
+    world.apply(&[mended, delete_route("everywhere"), delete_route("packed")]);
     assert!(world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).is_some());
 }
 
