@@ -69,8 +69,17 @@ impl Agent {
         store: Arc<dyn Store>,
         registry: &prometheus::Registry,
     ) -> Result<Self, BindError> {
+        Self::bind_with(config, store, Metrics::register(registry)?)
+    }
+
+    /// The same with metrics of an agent that was here before, in the same process.
+    pub fn bind_with(
+        config: AgentConfig,
+        store: Arc<dyn Store>,
+        metrics: Metrics,
+    ) -> Result<Self, BindError> {
         let AgentConfig { node, services_dir, declared, records, jobs } = config;
-        let metrics = Metrics::register(registry)?;
+        metrics.store_pending.set(0);
         let checks = Checks::following(metrics.clone(), records);
         let registrar = Registrar::new(store, node, metrics.clone());
         let jobs = job::Supervisor::bind(jobs, registrar.clone(), checks.clone(), metrics.clone())?;

@@ -339,3 +339,21 @@ fn a_put_is_durable_in_little_time() {
     // Two clock ticks of a slow disk; what is above has not been committed at once.
     assert!(took[150] < Duration::from_millis(100), "{:?}", took[150]);
 }
+
+#[tokio::test]
+async fn a_store_that_was_closed_can_be_opened_by_another_while_somebody_still_holds_it() {
+    let (_folder, path) = folder();
+    let held = Arc::new(open(&path));
+    held.txn(put("/a", "1")).await.unwrap();
+    let mut watch = held.watch("", Revision(1)).await.unwrap();
+    let again = held.clone();
+    tokio::task::spawn_blocking(move || again.close()).await.unwrap();
+    let next = open(&path);
+    assert_eq!(next.get("/a").await.unwrap().unwrap().value, "1");
+    // Nobody reads what may be old by now, and nothing is written twice.
+    assert!(held.get("/a").await.unwrap_err().is_retryable());
+    assert!(held.txn(put("/a", "2")).await.unwrap_err().is_retryable());
+    while !matches!(watch.next().await, WatchEvent::Lost(_)) {}
+    drop(held);
+    next.txn(put("/a", "3")).await.unwrap();
+}

@@ -20,6 +20,6 @@ pub use answer::{Client, Decision, Miss, Note, Source, Unserved, View, answer};
 pub use cache::Cache;
 pub use config::{Config, Limits, Upstreams, private_networks};
 pub use forward::{ProbeError, probe_upstream};
-pub use server::{BindError, Bound, Dns};
+pub use server::{AddressSockets, BindError, Bound, Dns, Inherited};
 pub use wire::{Rcode, Reply, ReplyFault};
 pub use zone::{Zone, ZoneConfig, ZoneName, ZoneNameError};

@@ -23,8 +23,8 @@ use crate::forward::{self, Context, Forwarder, Own, Waiter};
 use crate::metrics::Metrics;
 use crate::zone::Zone;
 
-pub use socket::BindError;
 use socket::Listening;
+pub use socket::{BindError, Inherited};
 use supervise::Supervised;
 pub(crate) use udp::UdpReplies;
 
@@ -32,6 +32,9 @@ pub(crate) use udp::UdpReplies;
 const HANDED_OVER_MAX: usize = 4096;
 /// How long a stop waits for who waits for an upstream.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
+/// How long a hand-over waits for that, and for connections by TCP: longer than the longest
+/// answer of an upstream takes, and than a connection may do nothing by default.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(15);
 
 /// What all threads of a resolver share.
 #[derive(Debug)]
@@ -39,7 +42,10 @@ struct Shared {
     context: Arc<Context>,
     zone: ArcSwap<Zone>,
     allow: Allow,
+    /// No more is read from the bound sockets.
     stop: CancellationToken,
+    /// No more is waited for either; follows `stop`.
+    end: CancellationToken,
 }
 
 /// A resolver with its sockets, which answers nobody yet.
@@ -56,6 +62,7 @@ pub struct Dns {
     shared: Arc<Shared>,
     addrs: Vec<SocketAddr>,
     sockets: Vec<Arc<UdpReplies>>,
+    listening: Vec<Shareable>,
     threads: Vec<JoinHandle<()>>,
     /// Closed when the last thread has ended.
     ended: mpsc::Receiver<()>,
@@ -63,13 +70,41 @@ pub struct Dns {
     retired: Mutex<Option<Arc<Zone>>>,
 }
 
+/// The sockets of one address, as they can be shared.
+#[derive(Debug)]
+struct Shareable {
+    bind: SocketAddr,
+    udp: Vec<Arc<UdpReplies>>,
+    tcp: Arc<std::net::TcpListener>,
+}
+
+/// The sockets of one address, for a process that goes on with them.
+#[derive(Debug)]
+pub struct AddressSockets {
+    /// The address that was asked for; its port may be 0.
+    pub bind: SocketAddr,
+    /// Copies of the sockets by UDP.
+    pub udp: Vec<std::net::UdpSocket>,
+    /// A copy of the socket by TCP.
+    pub tcp: std::net::TcpListener,
+}
+
 impl Dns {
     /// Binds every address by UDP and TCP and puts the metrics on the page of `registry`.
     pub fn bind(config: Config, registry: &Registry) -> Result<Bound, BindError> {
+        Self::bind_with(config, registry, |_| Inherited::default())
+    }
+
+    /// The same, but goes on with sockets that somebody bound before, where `inherited` has some.
+    pub fn bind_with(
+        config: Config,
+        registry: &Registry,
+        mut inherited: impl FnMut(SocketAddr) -> Inherited,
+    ) -> Result<Bound, BindError> {
         let listening = config
             .bind
             .iter()
-            .map(|addr| Listening::bind(*addr, config.workers))
+            .map(|addr| Listening::bind(*addr, config.workers, inherited(*addr)))
             .collect::<Result<_, _>>()?;
         let metrics = Metrics::register(registry)?;
         Ok(Bound { config, metrics, listening })
@@ -99,24 +134,30 @@ impl Bound {
             zone: ArcSwap::from_pointee(zone),
             allow: Allow(config.allow.clone()),
             stop: CancellationToken::new(),
+            end: CancellationToken::new(),
         });
         let (alive, ended) = mpsc::channel(1);
         let mut dns = Dns {
             shared,
             addrs,
             sockets: Vec::new(),
+            listening: Vec::new(),
             threads: Vec::new(),
             ended,
             retired: Mutex::new(None),
         };
         let (hand_over, handed_over) = mpsc::channel(HANDED_OVER_MAX);
         let mut listeners = Vec::new();
-        for Listening { udp, tcp, .. } in listening {
-            listeners.push(tcp);
-            for socket in udp {
-                dns.spawn_udp(socket, hand_over.clone(), alive.clone())?;
+        for Listening { bind, udp, tcp, .. } in listening {
+            let udp: Vec<_> = udp.into_iter().map(UdpReplies::new).map(Arc::new).collect();
+            listeners.push(tcp.clone());
+            for socket in &udp {
+                dns.spawn_udp(socket.clone(), hand_over.clone(), alive.clone())?;
             }
+            dns.listening.push(Shareable { bind, udp, tcp });
         }
+        // The questions end when the last thread that asks has.
+        drop(hand_over);
         dns.spawn_forward(&config, listeners, handed_over, alive)?;
         tracing::info!(addrs = ?dns.addrs, zone = %config.zone.name, "the resolver answers");
         Ok(dns)
@@ -147,6 +188,35 @@ impl Dns {
     /// a second, then all threads have ended.
     pub async fn stop(mut self) {
         self.tell_to_stop();
+        self.ended().await;
+    }
+
+    /// Copies of all its sockets, for a process that goes on with them.
+    pub fn sockets(&self) -> std::io::Result<Vec<AddressSockets>> {
+        let copies = |listening: &Shareable| {
+            Ok(AddressSockets {
+                bind: listening.bind,
+                udp: listening.udp.iter().map(|s| s.copy()).collect::<Result<_, _>>()?,
+                tcp: listening.tcp.try_clone()?,
+            })
+        };
+        self.listening.iter().map(copies).collect()
+    }
+
+    /// Stops when another process reads the same sockets: what this one has read it answers,
+    /// connections by TCP end as they always do.
+    pub async fn hand_over(mut self) {
+        // Nobody is woken: that would end the other one's wait too, for good.
+        self.shared.stop.cancel();
+        let end = self.shared.end.clone();
+        let in_time = tokio::time::timeout(HAND_OVER_WITHIN, self.ended()).await;
+        if in_time.is_err() {
+            end.cancel();
+            self.ended().await;
+        }
+    }
+
+    async fn ended(&mut self) {
         while self.ended.recv().await.is_some() {}
         for thread in std::mem::take(&mut self.threads) {
             // Its panics were caught and counted; here it only gives back its handle.
@@ -157,6 +227,7 @@ impl Dns {
 
     fn tell_to_stop(&self) {
         self.shared.stop.cancel();
+        self.shared.end.cancel();
         for socket in &self.sockets {
             socket.wake();
         }
@@ -164,11 +235,10 @@ impl Dns {
 
     fn spawn_udp(
         &mut self,
-        socket: std::net::UdpSocket,
+        socket: Arc<UdpReplies>,
         hand_over: mpsc::Sender<Waiter>,
         alive: mpsc::Sender<()>,
     ) -> Result<(), BindError> {
-        let socket = Arc::new(UdpReplies::new(socket));
         self.sockets.push(socket.clone());
         let shared = self.shared.clone();
         let run = move || udp::serve(&socket, &shared, &hand_over);
@@ -178,7 +248,7 @@ impl Dns {
     fn spawn_forward(
         &mut self,
         config: &Config,
-        listeners: Vec<std::net::TcpListener>,
+        listeners: Vec<Arc<std::net::TcpListener>>,
         mut handed_over: mpsc::Receiver<Waiter>,
         alive: mpsc::Sender<()>,
     ) -> Result<(), BindError> {
@@ -206,9 +276,8 @@ impl Dns {
             }
             local.block_on(&runtime, async {
                 tokio::select! {
-                    () = take_all(&shared, &forwarder, &mut handed_over) => {}
-                    // They end with the resolver only; otherwise all is started again.
-                    Some(_) = aside.join_next(), if !shared.stop.is_cancelled() => {}
+                    () = take_all(&shared, &forwarder, &mut handed_over, &open) => {}
+                    () = one_failed(&shared, &mut aside) => {}
                 }
             });
         };
@@ -246,6 +315,7 @@ async fn take_all(
     shared: &Shared,
     forwarder: &std::rc::Rc<Forwarder>,
     handed_over: &mut mpsc::Receiver<Waiter>,
+    open: &tcp::Open,
 ) {
     loop {
         tokio::select! {
@@ -253,16 +323,33 @@ async fn take_all(
                 Some(waiter) => forwarder.take(waiter),
                 None => break,
             },
-            () = shared.stop.cancelled() => break,
+            () = shared.end.cancelled() => break,
         }
     }
     let rest = async {
-        while forwarder.waiters() > 0 {
+        while forwarder.waiters() > 0 || !shared.end.is_cancelled() && !open.borrow().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    // Who still waits then is told that there is no answer.
-    let _ = tokio::time::timeout(STOP_WITHIN, rest).await;
+    let limit = async {
+        shared.end.cancelled().await;
+        tokio::time::sleep(STOP_WITHIN).await;
+    };
+    tokio::select! {
+        () = rest => {}
+        // Who still waits then is told that there is no answer.
+        () = limit => {}
+    }
+}
+
+/// Returns when a task has ended although the resolver goes on: all is started again then.
+async fn one_failed(shared: &Shared, aside: &mut JoinSet<()>) {
+    while aside.join_next().await.is_some() {
+        if !shared.stop.is_cancelled() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 fn revision(zone: &Zone) -> i64 {

@@ -15,6 +15,8 @@ use crate::worker::Worker;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Word {
     Serve,
+    /// Drain, but nobody waits for it: another process serves the same addresses.
+    HandOver,
     Drain,
     Cut,
 }
@@ -54,6 +56,17 @@ impl Command {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// Drains all workers without haste: idle clients may stay as long as they always may. May be
+    /// dropped while it waits, and be followed by [`Self::drain`].
+    pub(crate) async fn hand_over(&self, timeout: Duration) -> u64 {
+        self.give(Word::HandOver);
+        if tokio::time::timeout(timeout, self.word.closed()).await.is_err() {
+            self.cut();
+            self.word.closed().await;
+        }
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Cuts everything that is under way.
     pub(crate) fn cut(&self) {
         self.give(Word::Cut);
@@ -71,7 +84,11 @@ impl Command {
 impl Order {
     /// Returns when the worker is to drain or to stop at once.
     pub(crate) async fn drain_given(&mut self) {
-        self.wait(Word::Drain).await;
+        self.wait(Word::HandOver).await;
+    }
+
+    fn is_unhurried(&self) -> bool {
+        *self.word.borrow() == Word::HandOver
     }
 
     async fn wait(&mut self, word: Word) {
@@ -80,17 +97,30 @@ impl Order {
     }
 }
 
+/// The time for clients that were about to send another request: they get an answer that says
+/// goodbye.
+async fn grace(worker: &Worker, order: &mut Order) {
+    if order.is_unhurried() {
+        // A request that meets a connection which is being closed is lost. Where nobody waits,
+        // that happens no more often than without any drain.
+        tokio::select! {
+            () = tokio::time::sleep(worker.timeouts.client_idle) => {}
+            () = order.wait(Word::Drain) => {}
+        }
+    }
+    tokio::time::sleep(worker.timeouts.drain_grace).await;
+}
+
 /// Drains one worker; returns when nothing is under way or it is cut.
 pub(crate) async fn run(worker: &Rc<Worker>, listeners: &mut JoinSet<()>, order: &mut Order) {
     let cut = Arc::clone(&order.cut);
+    let mut hurry = order.clone();
     let drained = async {
         worker.begin_drain();
         while listeners.join_next().await.is_some() {}
-        // Clients that were about to send another request get an answer that says goodbye.
-        let grace = tokio::time::sleep(worker.timeouts.drain_grace);
         tokio::select! {
             () = worker.idle() => return,
-            () = grace => {}
+            () = grace(worker, &mut hurry) => {}
         }
         worker.close_idle();
         worker.idle().await;

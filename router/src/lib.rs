@@ -53,7 +53,7 @@ pub use pages::{
     PageSet,
 };
 pub use queue::Queue;
-pub use router::{Bound, Router};
+pub use router::{Bound, ListenerSockets, Router};
 pub use sticky::{Cookie, Token};
 pub use table::{
     Compiled, Conflict, Found, Full, Headers, Member, PickError, Report, RequestView, RouteEntry,

@@ -6,11 +6,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use portolan_discovery::model::{ListenerName, Protocol};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
@@ -69,6 +70,8 @@ pub(crate) struct Listener {
     pub(crate) name: ListenerName,
     pub(crate) protocol: Protocol,
     pub(crate) proxy_protocol: ProxyProtocol,
+    /// The address that was asked for; its port may be 0.
+    pub(crate) bind: SocketAddr,
     pub(crate) local: SocketAddr,
     /// None: clients come without.
     pub(crate) tls: Option<Arc<Serving>>,
@@ -81,9 +84,16 @@ pub(crate) struct Listener {
     response_lines: [Box<[u8]>; 2],
     /// The port that requests are sent to by https.
     pub(crate) redirect_https: Option<u16>,
+    /// Another process accepts from the same sockets.
+    taken: AtomicBool,
 }
 
 impl Listener {
+    /// Leaves what comes from now on to another process, which has the same sockets.
+    pub(crate) fn take_away(&self) {
+        self.taken.store(true, Ordering::Relaxed);
+    }
+
     /// The router as messages name it.
     pub(crate) fn router(&self) -> &Arc<Via> {
         &self.router
@@ -113,16 +123,18 @@ impl Listener {
     }
 }
 
-/// A bound listener with one socket per worker.
+/// A bound listener with one socket per worker, or more when more were inherited: closing one
+/// would reset the connections that wait in it.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) sockets: Vec<std::net::TcpListener>,
+    pub(crate) sockets: Vec<Arc<std::net::TcpListener>>,
 }
 
-/// Binds a listener of `router` for `workers`.
+/// Binds a listener of `router` for `workers`, or goes on with sockets that somebody else bound.
 pub(crate) fn bind(
     config: &ListenerConfig,
+    inherited: Vec<std::net::TcpListener>,
     router: &Arc<Via>,
     tls: Option<Serving>,
     workers: usize,
@@ -134,7 +146,11 @@ pub(crate) fn bind(
         }
         _ => BindError::Socket { listener: config.name.clone(), addr: config.bind, source },
     };
-    let (sockets, local) = sockets(config.bind, workers).map_err(failed)?;
+    let bound = match inherited.is_empty() {
+        true => sockets(config.bind, workers),
+        false => go_on_with(inherited, workers),
+    };
+    let (sockets, local) = bound.map_err(failed)?;
     let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(Hsts::line).unwrap_or_default();
     let response_lines = [Version::V10, Version::V11].map(|version| {
         let via = if config.via { router.line(version) } else { b"" };
@@ -144,6 +160,7 @@ pub(crate) fn bind(
         name: config.name.clone(),
         protocol: config.protocol,
         proxy_protocol: config.proxy_protocol,
+        bind: config.bind,
         local,
         tls: tls.map(Arc::new),
         metrics: metrics.listener(&config.name),
@@ -152,8 +169,37 @@ pub(crate) fn bind(
         adds_via: config.via,
         response_lines,
         redirect_https: config.redirect_https,
+        taken: AtomicBool::new(false),
     };
+    let sockets = sockets.into_iter().map(Arc::new).collect();
     Ok(BoundListener { listener: Arc::new(listener), sockets })
+}
+
+/// Makes inherited sockets fit, and as many as there are workers. All of them stay: the kernel
+/// has spread connections over all of them, and may do so at any moment.
+fn go_on_with(
+    mut sockets: Vec<std::net::TcpListener>,
+    count: usize,
+) -> io::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
+    let inherited = sockets.len();
+    let local = sockets[0].local_addr()?;
+    for socket in &sockets {
+        let socket = SockRef::from(socket);
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.listen(BACKLOG)?;
+    }
+    let shares_port = SockRef::from(&sockets[0]).reuse_port()?;
+    while sockets.len() < count {
+        // One that shares its port with nobody, as service managers bind them, serves several
+        // workers.
+        let more = match shares_port {
+            true => listening(local)?,
+            false => sockets[sockets.len() % inherited].try_clone()?,
+        };
+        sockets.push(more);
+    }
+    Ok((sockets, local))
 }
 
 fn sockets(addr: SocketAddr, count: usize) -> io::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
@@ -189,7 +235,7 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
 }
 
 /// Accepts until the worker drains; then takes what the kernel has accepted already, because
-/// closing the socket would reset it.
+/// closing the socket would reset it, unless another process has the socket too.
 pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
     let mut warned = false;
     loop {
@@ -213,6 +259,9 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: 
                 }
             }
         }
+    }
+    if listener.taken.load(Ordering::Relaxed) {
+        return;
     }
     while let Some((stream, peer)) = accepted_already(&socket).await {
         worker.admit(&listener, stream, peer);
@@ -260,6 +309,27 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(held);
         sockets(addr, 2).expect("the port is free again");
+    }
+
+    #[test]
+    fn inherited_sockets_all_stay_and_workers_that_have_none_get_one_of_the_same_port() {
+        for (inherited, workers, expected) in [(3, 2, 3), (2, 2, 2), (1, 3, 3)] {
+            let (held, addr) = sockets(local(0), inherited).unwrap();
+            let (all, got) = go_on_with(held, workers).unwrap();
+            assert_eq!((all.len(), got), (expected, addr));
+            assert!(all.iter().all(|socket| socket.local_addr().unwrap() == addr));
+        }
+    }
+
+    #[test]
+    fn an_inherited_socket_that_shares_no_port_serves_all_workers() {
+        let alone = std::net::TcpListener::bind(local(0)).unwrap();
+        let addr = alone.local_addr().unwrap();
+        let (all, got) = go_on_with(vec![alone], 3).unwrap();
+        assert_eq!((all.len(), got), (3, addr));
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        let peer = all[2].accept().unwrap().1;
+        assert_eq!(peer, client.local_addr().unwrap());
     }
 
     #[test]

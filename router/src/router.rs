@@ -1,6 +1,6 @@
 //! The router's life: bind, start, publish, drain. The only part that the mesh sees running.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -46,6 +46,20 @@ pub struct Router {
     threads: Mutex<Vec<JoinHandle<()>>>,
     local_addrs: Vec<(ListenerName, SocketAddr)>,
     certificates: Arc<Certificates>,
+    listeners: Vec<Arc<listener::Listener>>,
+    /// The sockets of each listener, until the router ends: an open one would be accepted by.
+    sockets: Mutex<Vec<Vec<Arc<TcpListener>>>>,
+}
+
+/// The listening sockets of one listener, for a process that goes on with them.
+#[derive(Debug)]
+pub struct ListenerSockets {
+    /// The listener.
+    pub name: ListenerName,
+    /// The address that was asked for; its port may be 0.
+    pub bind: SocketAddr,
+    /// Copies of the sockets: they accept what the originals accept.
+    pub sockets: Vec<TcpListener>,
 }
 
 impl Bound {
@@ -71,7 +85,7 @@ impl Bound {
     ///
     /// # Errors
     /// When the operating system gives no thread; what was started has ended then.
-    pub fn start(mut self, initial: impl Into<Arc<Table>>) -> std::io::Result<Router> {
+    pub fn start(self, initial: impl Into<Arc<Table>>) -> std::io::Result<Router> {
         let cell = TableCell::new(initial.into(), &self.metrics);
         let local_addrs = self.local_addrs();
         let router = Router {
@@ -82,6 +96,8 @@ impl Bound {
             threads: Mutex::default(),
             local_addrs,
             certificates: Arc::clone(&self.certificates),
+            listeners: self.listeners.iter().map(|bound| Arc::clone(&bound.listener)).collect(),
+            sockets: Mutex::new(self.listeners.iter().map(|bound| bound.sockets.clone()).collect()),
         };
         for index in 0..worker_count(&self.config) {
             let start = Start {
@@ -89,7 +105,7 @@ impl Bound {
                 config: Arc::clone(&self.config),
                 cell: Arc::clone(&router.cell),
                 metrics: Arc::clone(&self.worker_metrics),
-                sockets: self.sockets_of_one_worker(),
+                sockets: self.sockets_of(index),
                 order: router.command.order(),
                 moved: Arc::clone(&router.moved),
             };
@@ -104,14 +120,14 @@ impl Bound {
         Ok(router)
     }
 
-    fn sockets_of_one_worker(&mut self) -> Vec<(Arc<listener::Listener>, std::net::TcpListener)> {
-        self.listeners
-            .iter_mut()
-            .map(|bound| {
-                let socket = bound.sockets.pop().expect("one was bound for each worker");
-                (Arc::clone(&bound.listener), socket)
-            })
-            .collect()
+    fn sockets_of(&self, worker: usize) -> Vec<(Arc<listener::Listener>, Arc<TcpListener>)> {
+        let workers = worker_count(&self.config);
+        let of_one = |bound: &BoundListener| {
+            let sockets = bound.sockets.iter().skip(worker).step_by(workers);
+            let both = |socket: &Arc<_>| (Arc::clone(&bound.listener), Arc::clone(socket));
+            sockets.map(both).collect::<Vec<_>>()
+        };
+        self.listeners.iter().flat_map(of_one).collect()
     }
 }
 
@@ -120,7 +136,19 @@ impl Router {
     ///
     /// # Errors
     /// When a listener's address cannot be bound, or a metric has been registered before.
-    pub fn bind(mut config: Config, registry: &Registry) -> Result<Bound, BindError> {
+    pub fn bind(config: Config, registry: &Registry) -> Result<Bound, BindError> {
+        Self::bind_with(config, registry, |_| Vec::new())
+    }
+
+    /// The same, but goes on with sockets that somebody bound before, where `inherited` has some.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_with(
+        mut config: Config,
+        registry: &Registry,
+        mut inherited: impl FnMut(&ListenerConfig) -> Vec<TcpListener>,
+    ) -> Result<Bound, BindError> {
         fit_open_files(&mut config);
         let metrics = Metrics::register(registry)?;
         let worker_metrics = WorkerMetrics::register(registry, &metrics)?;
@@ -130,7 +158,9 @@ impl Router {
         let certificates = Arc::<Certificates>::default();
         let serving = serving(&config.listeners, &certificates)?;
         let listeners = std::iter::zip(&config.listeners, serving)
-            .map(|(listener, tls)| listener::bind(listener, &router, tls, workers, &metrics))
+            .map(|(config, tls)| {
+                listener::bind(config, inherited(config), &router, tls, workers, &metrics)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Bound { config: Arc::new(config), metrics, worker_metrics, listeners, certificates })
     }
@@ -179,9 +209,50 @@ impl Router {
     /// Stops accepting, lets what is under way end for up to `timeout`, then cuts the rest.
     /// Returns how many connections were cut; all threads have ended then.
     pub async fn drain(&self, timeout: Duration) -> u64 {
+        self.let_go_of_sockets();
         let cut = self.command.drain(timeout).await;
         self.join();
         cut
+    }
+
+    /// Copies of all listening sockets, for a process that goes on with them; none once the
+    /// router ends.
+    ///
+    /// # Errors
+    /// When the operating system gives no descriptor.
+    pub fn sockets(&self) -> std::io::Result<Vec<ListenerSockets>> {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let copies = |(listener, sockets): (&Arc<listener::Listener>, &Vec<Arc<TcpListener>>)| {
+            Ok(ListenerSockets {
+                name: listener.name.clone(),
+                bind: listener.bind,
+                sockets: sockets.iter().map(|s| s.try_clone()).collect::<Result<_, _>>()?,
+            })
+        };
+        self.listeners.iter().zip(sockets.iter()).map(copies).collect()
+    }
+
+    /// As [`Self::drain`], but without haste: another process serves the same addresses, so what
+    /// waits in the sockets of listeners that are `taken` is left to it. May be dropped while it
+    /// waits, and be followed by [`Self::drain`].
+    pub async fn hand_over(&self, taken: impl Fn(&ListenerName) -> bool, timeout: Duration) -> u64 {
+        for listener in self.listeners.iter().filter(|listener| taken(&listener.name)) {
+            listener.take_away();
+        }
+        self.let_go_of_sockets();
+        let cut = self.command.hand_over(timeout).await;
+        self.join();
+        cut
+    }
+
+    /// Client connections that are open.
+    pub fn connections(&self) -> u64 {
+        let open = self.listeners.iter().map(|listener| listener.metrics.open.get());
+        u64::try_from(open.sum::<i64>()).unwrap_or(0)
+    }
+
+    fn let_go_of_sockets(&self) {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn join(&self) {
@@ -200,6 +271,7 @@ impl Router {
 
 impl Drop for Router {
     fn drop(&mut self) {
+        self.let_go_of_sockets();
         self.command.cut();
         self.join();
     }

@@ -60,7 +60,7 @@ pub(crate) struct Start {
     pub(crate) config: Arc<Config>,
     pub(crate) cell: Arc<TableCell>,
     pub(crate) metrics: Arc<WorkerMetrics>,
-    pub(crate) sockets: Vec<(Arc<Listener>, std::net::TcpListener)>,
+    pub(crate) sockets: Vec<(Arc<Listener>, Arc<std::net::TcpListener>)>,
     pub(crate) order: Order,
     /// Told when this worker has moved to a newer table.
     pub(crate) moved: Arc<Notify>,
@@ -503,7 +503,7 @@ mod tests {
             let registry = prometheus::Registry::new();
             let metrics = crate::metrics::Metrics::register(&registry).unwrap();
             let router = Arc::new(crate::h1::Via::new(&crate::h1::ViaName::product(), 0));
-            let bound = listener::bind(&config, &router, None, 1, &metrics).unwrap();
+            let bound = listener::bind(&config, Vec::new(), &router, None, 1, &metrics).unwrap();
             let stream = TcpStream::connect(bound.listener.local).await.unwrap();
             let peer = stream.peer_addr().unwrap().ip();
             let client = worker.accepted(&bound.listener, stream, peer, None);

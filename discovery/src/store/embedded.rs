@@ -12,6 +12,7 @@ mod image;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::deadlines::Deadlines;
 use self::feed::Feed;
+pub use self::file::FORMAT;
 use self::file::Opener;
 use self::image::Image;
 use self::writer::{Request, Writer};
@@ -91,8 +93,9 @@ pub struct Embedded {
     shared: Arc<Shared>,
     identity: String,
     slots: Arc<Semaphore>,
-    queue: Option<mpsc::Sender<Request>>,
-    writer: Option<JoinHandle<()>>,
+    is_closed: AtomicBool,
+    queue: Mutex<Option<mpsc::Sender<Request>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What readers and the writer share.
@@ -139,9 +142,29 @@ impl Embedded {
             shared,
             identity,
             slots: Arc::new(Semaphore::new(QUEUE_KIB_MAX)),
-            queue: Some(queue),
-            writer: Some(writer),
+            is_closed: AtomicBool::new(false),
+            queue: Mutex::new(Some(queue)),
+            writer: Mutex::new(Some(writer)),
         })
+    }
+
+    /// Writes what waits and closes the file, whoever still holds the store: every later call is
+    /// told so. Blocks until another process can open the file.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if writer.is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the writer of the store panicked at its end");
+        }
+    }
+
+    /// What was read after the end could be older than what another process has written.
+    fn open_still(&self) -> Result<(), StoreError> {
+        match self.is_closed.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(StoreError::Unavailable("the store was closed".to_owned())),
+        }
     }
 
     async fn ask<T>(
@@ -153,18 +176,18 @@ impl Embedded {
         let kib = u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX);
         let slots = self.slots.clone().acquire_many_owned(kib).await.map_err(|_| ended())?;
         let (answer, answered) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or_else(ended)?;
-        queue.send(Request::new(request(answer), slots)).map_err(|_| ended())?;
+        let request = Request::new(request(answer), slots);
+        {
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.as_ref().ok_or_else(ended)?.send(request).map_err(|_| ended())?;
+        }
         answered.await.map_err(|_| ended())?
     }
 }
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.queue = None;
-        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
-            tracing::error!("the writer of the store panicked at its end");
-        }
+        self.close();
     }
 }
 
@@ -195,15 +218,18 @@ fn now() -> Instant {
 #[async_trait]
 impl Store for Embedded {
     async fn snapshot(&self, prefix: &str) -> Result<(Vec<Kv>, Revision), StoreError> {
+        self.open_still()?;
         let image = self.shared.image();
         Ok((image.below(prefix).cloned().collect(), image.revision()))
     }
 
     async fn get(&self, key: &str) -> Result<Option<Kv>, StoreError> {
+        self.open_still()?;
         Ok(self.shared.read().image.get(key).cloned())
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.open_still()?;
         let mut live = self.shared.write();
         let current = live.image.revision();
         live.feed.open(prefix, after, current, now())
@@ -220,6 +246,7 @@ impl Store for Embedded {
     }
 
     async fn lease_keepalive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.open_still()?;
         match self.shared.deadlines().keep(lease, now()) {
             true => Ok(()),
             false => Err(StoreError::NoLease(lease)),
@@ -231,6 +258,7 @@ impl Store for Embedded {
     }
 
     async fn status(&self) -> Result<Status, StoreError> {
+        self.open_still()?;
         Ok(Status {
             identity: self.identity.clone(),
             revision: self.shared.read().image.revision(),

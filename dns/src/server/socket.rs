@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// A burst of queries waits here while a thread is busy; the kernel's limit may be lower.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
@@ -44,17 +45,36 @@ pub enum BindError {
     },
 }
 
+/// Sockets of one address that somebody bound before.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// By UDP: all stay, as the kernel spreads the clients over them.
+    pub udp: Vec<UdpSocket>,
+    /// By TCP.
+    pub tcp: Option<TcpListener>,
+}
+
 /// The sockets of one address.
 #[derive(Debug)]
 pub(super) struct Listening {
+    /// The address that was asked for; its port may be 0.
+    pub(super) bind: SocketAddr,
     pub(super) addr: SocketAddr,
     /// One for each thread; the kernel spreads the clients over them.
     pub(super) udp: Vec<UdpSocket>,
-    pub(super) tcp: TcpListener,
+    pub(super) tcp: Arc<TcpListener>,
 }
 
 impl Listening {
-    pub(super) fn bind(addr: SocketAddr, workers: NonZeroUsize) -> Result<Self, BindError> {
+    /// Binds what is not inherited.
+    pub(super) fn bind(
+        addr: SocketAddr,
+        workers: NonZeroUsize,
+        inherited: Inherited,
+    ) -> Result<Self, BindError> {
+        if inherited.tcp.is_some() || !inherited.udp.is_empty() {
+            return go_on_with(addr, inherited, workers);
+        }
         let mut tries = 1;
         loop {
             let result = bind_both(addr, workers);
@@ -68,7 +88,8 @@ impl Listening {
     }
 }
 
-fn bind_both(addr: SocketAddr, workers: NonZeroUsize) -> Result<Listening, BindError> {
+fn bind_both(asked: SocketAddr, workers: NonZeroUsize) -> Result<Listening, BindError> {
+    let addr = asked;
     let by = |transport, addr| move |source| BindError::Address { addr, transport, source };
     // With SO_REUSEPORT a second process would get half of our queries without a word, so the
     // address is first bound without it.
@@ -80,7 +101,62 @@ fn bind_both(addr: SocketAddr, workers: NonZeroUsize) -> Result<Listening, BindE
         .map(|_| udp_socket(addr, true))
         .collect::<io::Result<_>>()
         .map_err(by("UDP", addr))?;
-    Ok(Listening { addr, udp, tcp })
+    Ok(Listening { bind: asked, addr, udp, tcp: Arc::new(tcp) })
+}
+
+fn go_on_with(
+    bind: SocketAddr,
+    inherited: Inherited,
+    workers: NonZeroUsize,
+) -> Result<Listening, BindError> {
+    let by = |transport| move |source| BindError::Address { addr: bind, transport, source };
+    let Inherited { udp, tcp } = inherited;
+    let known = match (&udp[..], &tcp) {
+        ([first, ..], _) => first.local_addr(),
+        ([], Some(tcp)) => tcp.local_addr(),
+        ([], None) => Ok(bind),
+    };
+    let addr = known.map_err(by("UDP"))?;
+    let tcp = match tcp {
+        Some(tcp) => listen(tcp),
+        None => tcp_socket(addr),
+    };
+    Ok(Listening {
+        bind,
+        addr,
+        udp: as_many_as(workers, udp, addr).map_err(by("UDP"))?,
+        tcp: Arc::new(tcp.map_err(by("TCP"))?),
+    })
+}
+
+fn listen(socket: TcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    SockRef::from(&socket).listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn as_many_as(
+    workers: NonZeroUsize,
+    mut sockets: Vec<UdpSocket>,
+    addr: SocketAddr,
+) -> io::Result<Vec<UdpSocket>> {
+    let inherited = sockets.len();
+    for socket in &sockets {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(WAKE_EVERY))?;
+    }
+    let shares_port = match sockets.first() {
+        Some(first) => SockRef::from(first).reuse_port()?,
+        None => true,
+    };
+    while sockets.len() < workers.get() {
+        let more = match shares_port {
+            true => udp_socket(addr, true)?,
+            false => sockets[sockets.len() % inherited].try_clone()?,
+        };
+        sockets.push(more);
+    }
+    Ok(sockets)
 }
 
 fn udp_socket(addr: SocketAddr, shared: bool) -> io::Result<UdpSocket> {

@@ -37,6 +37,12 @@ pub(super) struct Counts {
     all: usize,
 }
 
+impl Counts {
+    pub(super) fn is_empty(&self) -> bool {
+        self.all == 0
+    }
+}
+
 /// A connection's place among the open ones.
 struct Place {
     open: Open,
@@ -178,7 +184,7 @@ impl Connection {
             Some(reply) = self.replies.recv(), if self.under_way > 0 => Ok(Step::Replied(reply)),
             // A reply that is under way comes within a limit of its own.
             () = tokio::time::sleep(idle), if self.under_way == 0 => Ok(Step::Idle),
-            () = shared.stop.cancelled(), if self.under_way == 0 => Ok(Step::Stop),
+            () = shared.end.cancelled(), if self.under_way == 0 => Ok(Step::Stop),
         }
     }
 

@@ -36,6 +36,11 @@ impl UdpReplies {
         Self { socket }
     }
 
+    /// A copy that reads what the original reads.
+    pub(super) fn copy(&self) -> std::io::Result<UdpSocket> {
+        self.socket.try_clone()
+    }
+
     /// Sends without waiting: a reply that does not fit the socket's buffer is lost, as it
     /// may be on any link after it.
     pub(crate) fn send(&self, reply: &[u8], peer: &impl SocketAddrArg) {

@@ -252,3 +252,43 @@ fn metrics_twice_on_one_page_are_an_error() {
     let error = Dns::bind(config(&[]), &registry).unwrap_err();
     assert!(matches!(error, BindError::Metrics { .. }), "{error}");
 }
+
+#[test]
+fn a_hand_over_loses_no_query_and_the_next_resolver_goes_on_with_the_same_sockets() {
+    let fake = Fake::start(Manner::Slow(Duration::from_millis(300)));
+    let fixture = Fixture::parse("instance web a 10.0.0.1:80");
+    let first = Live::with(config(&[fake.addr]), &fixture);
+    let addr = first.addr;
+    let mut kept = first.connect();
+    assert_eq!(data(&kept.ask(&Ask::new("web.inst.cluster.internal", RecordType::A))).len(), 1);
+    let waiting = client(addr);
+    waiting.send(&Ask::new("slow.example.org", RecordType::A).bytes()).unwrap();
+    let mut sockets = first.dns.sockets().unwrap();
+    let registry = Registry::new();
+    let mut config = config(&[fake.addr]);
+    // Fewer threads than sockets, none of which may be closed.
+    config.workers = std::num::NonZeroUsize::MIN;
+    let bound = Dns::bind_with(config, &registry, |bind| {
+        let at = sockets.iter().position(|sockets| sockets.bind == bind).unwrap();
+        let portolan_dns::AddressSockets { udp, tcp, .. } = sockets.remove(at);
+        portolan_dns::Inherited { udp, tcp: Some(tcp) }
+    });
+    let second = bound.unwrap().start(fixture.zone()).unwrap();
+    assert_eq!(second.local_addrs(), [addr]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ended = std::thread::spawn(move || runtime.block_on(first.dns.hand_over()));
+    let query = Ask::new("web.inst.cluster.internal", RecordType::A);
+    let until = now() + Duration::from_millis(1500);
+    while now() < until {
+        // A socket of its own for each, so that the kernel spreads them over all of ours.
+        assert_eq!(data(&ask(addr, &query)), ["10.0.0.1"]);
+    }
+    let answered = read(&receive(&waiting));
+    assert_eq!(code(&answered), 0, "who waited for an upstream has its answer");
+    assert_eq!(data(&kept.ask(&query)).len(), 1, "a connection that was open is still served");
+    drop(kept);
+    ended.join().unwrap();
+    for _ in 0..50 {
+        assert_eq!(data(&ask(addr, &query)), ["10.0.0.1"]);
+    }
+}

@@ -107,3 +107,68 @@ async fn a_router_that_is_dropped_ends_at_once() {
     drop(rig);
     client.gone().await;
 }
+
+#[tokio::test]
+async fn a_hand_over_refuses_nobody_and_closes_no_client_that_does_nothing() {
+    let instance = Instance::named("a").await;
+    let records = web(&[instance.addr]);
+    let first = Rig::with(&records, |config| config.workers = 3);
+    let mut idle = first.client().await;
+    idle.get("/").await;
+    let mut tunnel = Peer::connect(first.tcp).await;
+    // Fewer workers than sockets, none of which may be closed.
+    let mut sockets = first.router.sockets().unwrap();
+    let second = Rig::taking_over(
+        &records,
+        |config| config.workers = 2,
+        |listener| {
+            let at =
+                sockets.iter().position(|s| s.name == listener.name && s.bind == listener.bind);
+            sockets.remove(at.unwrap()).sockets
+        },
+    );
+    assert_eq!((second.http, second.tcp), (first.http, first.tcp));
+    let (stop, addr) = (std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)), first.http);
+    let asking = {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let mut asked = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(Peer::connect(addr).await.get("/").await.text(), "a");
+                asked += 1;
+            }
+            asked
+        })
+    };
+    let drain = async {
+        let cut =
+            within("the hand-over", first.router.hand_over(|_| true, Duration::from_secs(20)));
+        assert_eq!(cut.await, 0);
+    };
+    let clients = async {
+        // Longer than the grace of a drain that somebody waits for.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let response = idle.get("/").await;
+        assert_eq!((response.text(), response.field("connection")), ("a", Some("close".into())));
+        assert_eq!(tunnel.get("/").await.text(), "a", "a tunnel goes on");
+        tunnel.shut().await;
+        assert_eq!(tunnel.rest().await, b"");
+    };
+    tokio::join!(drain, clients);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(asking.await.unwrap() > 20);
+    assert_eq!(first.router.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_hand_over_can_be_hurried() {
+    let instance = Instance::named("a").await;
+    let rig = Rig::web(&[instance.addr]);
+    let mut idle = rig.client().await;
+    idle.get("/").await;
+    let unhurried = rig.router.hand_over(|_| false, Duration::from_secs(60));
+    assert!(tokio::time::timeout(Duration::from_millis(300), unhurried).await.is_err());
+    assert_eq!(rig.router.connections(), 1);
+    assert_eq!(within("the drain", rig.router.drain(Duration::from_secs(10))).await, 0);
+    assert_eq!(idle.rest().await, b"");
+}

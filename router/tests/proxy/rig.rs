@@ -118,6 +118,15 @@ impl Rig {
 
     /// The same, with a configuration of its own.
     pub fn with(records: &[Event], configure: impl FnOnce(&mut Config)) -> Self {
+        Self::taking_over(records, configure, |_| Vec::new())
+    }
+
+    /// The same, on sockets that another one has bound.
+    pub fn taking_over(
+        records: &[Event],
+        configure: impl FnOnce(&mut Config),
+        inherited: impl FnMut(&ListenerConfig) -> Vec<std::net::TcpListener>,
+    ) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config::new(vec![
             ListenerConfig::new(listener("http"), any, Protocol::Http),
@@ -126,7 +135,7 @@ impl Rig {
         config.workers = 1;
         configure(&mut config);
         let registry = Registry::new();
-        let bound = Router::bind(config, &registry).unwrap();
+        let bound = Router::bind_with(config, &registry, inherited).unwrap();
         let addr = |name: &str| {
             bound.local_addrs().into_iter().find(|(n, _)| n.as_str() == name).unwrap().1
         };

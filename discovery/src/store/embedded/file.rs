@@ -18,7 +18,7 @@ use super::{Create, OpenError};
 use crate::model::Revision;
 
 /// The format of the tables; a file with a higher one is from a later version.
-const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 1;
 /// Everything lies in memory anyhow: the database needs pages only to change them.
 const PAGES_BYTES_MAX: usize = 16 << 20;
 const COPY_BYTES: usize = 1 << 20;
