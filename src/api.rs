@@ -10,6 +10,7 @@ mod logs;
 mod metrics;
 pub mod openapi;
 mod read;
+mod upgrade;
 pub mod view;
 mod write;
 
@@ -23,11 +24,12 @@ use portolan_discovery::model::{ListenerName, NodeName, Protocol};
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::{Commands, Controller};
-use crate::live::{Live, OpenedStore, Readiness};
+use crate::live::{Live, OpenedStore, Predecessors, Readiness, Upgrades};
 
 pub use error::{ApiError, ErrorBody};
 pub use guard::{Token, TokenError};
 pub use listen::serve;
+pub use upgrade::{UpgradeCall, UpgradeStage, UpgradeStep};
 
 /// The largest body of a call.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -54,6 +56,10 @@ pub struct Context {
     pub registry: prometheus::Registry,
     /// Who is not ready.
     pub readiness: Readiness,
+    /// Processes that were replaced and still have connections.
+    pub predecessors: Arc<Predecessors>,
+    /// Asks for upgrades.
+    pub upgrades: Upgrades,
     /// What every call must carry; none on loopback only.
     pub token: Option<Token>,
     /// Ends streams when the process stops.
@@ -96,6 +102,7 @@ fn routes(context: Arc<Context>) -> Router {
         .route("/v1/jobs/{job}/logs", get(logs::logs))
         .route("/v1/events", get(events::events))
         .route("/v1/wait", get(read::wait))
+        .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document));
     Router::new()

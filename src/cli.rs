@@ -7,6 +7,7 @@ mod change;
 mod client;
 mod start;
 mod table;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -101,6 +102,7 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
             change::drain(&client, json, &scope, reason, lasting, undo).await
         }
         Command::Wait(wait) => change::wait(&client, json, wait).await,
+        Command::Upgrade { timeout, wait } => upgrade::upgrade(&client, json, timeout, wait).await,
         Command::Up(_)
         | Command::Check(_)
         | Command::Stop { .. }

@@ -113,6 +113,7 @@ pub struct RouterSettings {
     pub tunnel_idle_timeout: Option<Duration>,
     pub tcp_idle_timeout: Option<Duration>,
     pub drain_timeout: Option<Duration>,
+    pub upgrade_drain_timeout: Option<Duration>,
     pub header_bytes_max: Option<usize>,
     pub headers_max: Option<usize>,
     pub target_bytes_max: Option<usize>,

@@ -7,6 +7,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod controller;
+pub mod handover;
 pub mod live;
 pub mod mesh;
 pub mod scheduler;

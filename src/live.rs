@@ -2,7 +2,9 @@
 //! the store is open and who is not ready. Written by the mesh, read by API and metrics.
 
 mod opened;
+mod predecessors;
 mod ready;
+mod upgrade;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +16,9 @@ use tokio::sync::watch;
 
 pub use opened::OpenedStore;
 pub(crate) use opened::Opening;
+pub use predecessors::{Counts, Predecessor, Predecessors};
 pub use ready::{Readiness, ReadyToken};
+pub use upgrade::{Busy, UPGRADE_TIMEOUT, UpgradeRequest, UpgradeStage, UpgradeStep, Upgrades};
 
 /// What this node serves right now.
 #[derive(Debug)]

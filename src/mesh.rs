@@ -1,42 +1,51 @@
 //! The one place that wires the parts together: `bind` takes every socket and file or fails
-//! with nothing left behind, `run` starts the parts and drains them at the end.
+//! with nothing left behind, `run` starts the parts and drains them at the end, or leaves them
+//! to a process that goes on with them.
 
 mod ack;
+mod afterlife;
 mod bind;
 mod certify;
+mod control;
 mod debounce;
 mod declare;
 mod follow;
 mod gauges;
 mod greeting;
+mod heir;
 mod keep;
 mod open;
 mod probe;
 mod publish;
 mod save;
 mod session;
+mod succession;
+mod takeover;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use portolan_agent::Agent;
-use portolan_discovery::model::{LeaseId, Node};
+use portolan_agent::metrics::Metrics as AgentMetrics;
 use portolan_discovery::snapshot::SavedFile;
 use portolan_dns::{Dns, Zone};
 use portolan_router::{Router, Table};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::api;
-use crate::clock;
 use crate::config::Config;
 use crate::controller::{Commands, Controller, Settings};
-use crate::live::{Live, OpenedStore, Readiness};
-use keep::Keeper;
+use crate::handover::{self, Main, Program};
+use crate::live::{Live, OpenedStore, Readiness, UpgradeRequest, Upgrades};
+use control::{Control, Crew};
 use publish::{Publisher, Resolver};
+use succession::Succession;
+use takeover::Origin;
 
 pub use bind::StartError;
 pub use probe::{probe, warnings};
@@ -53,55 +62,118 @@ pub fn jobs_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("jobs")
 }
 
+/// What a running mesh is told from outside.
+pub struct Orders {
+    /// End.
+    pub stop: CancellationToken,
+    /// What this process was started with.
+    pub program: Program,
+    /// The process that leads once this one only stands for it.
+    pub main: Arc<Main>,
+    /// Asks for upgrades.
+    pub upgrades: Upgrades,
+    asked: mpsc::Receiver<UpgradeRequest>,
+}
+
+impl Orders {
+    /// Orders that nobody has given yet.
+    ///
+    /// # Errors
+    /// When the system does not tell where this process works.
+    pub fn new() -> std::io::Result<Self> {
+        let (upgrades, asked) = Upgrades::channel();
+        Ok(Self {
+            stop: CancellationToken::new(),
+            program: Program::this()?,
+            main: Arc::default(),
+            upgrades,
+            asked,
+        })
+    }
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// What to tell the user.
+    pub farewell: String,
+    /// The exit code.
+    pub code: u8,
+}
+
 /// Everything bound, nothing running.
 pub struct Mesh {
     config: Config,
     saved_file: SavedFile,
-    opener: open::Opener,
+    opener: Arc<open::Opener>,
     store: OpenedStore,
     live: Arc<Live>,
     router: portolan_router::Bound,
     dns: Option<portolan_dns::Bound>,
     agent: Agent,
+    agent_metrics: AgentMetrics,
     admin: TcpListener,
     token: Option<api::Token>,
     certifier: certify::Certifier,
     registry: prometheus::Registry,
+    /// The process before this one, if it was taken over from.
+    origin: Option<Origin>,
 }
 
-/// The running parts that the end has to wait for.
-struct Running {
+/// What lives as long as the process serves: the data plane, and what control tasks work on.
+struct Plane {
+    config: Config,
+    saved_file: SavedFile,
+    opener: Arc<open::Opener>,
+    store: OpenedStore,
+    live: Arc<Live>,
     router: Arc<Router>,
     dns: Option<Arc<Dns>>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    publisher: Arc<Publisher>,
+    controller: Arc<Controller>,
+    commands: Arc<Commands>,
+    agent_metrics: AgentMetrics,
+    restarts: prometheus::IntCounterVec,
+    upgrade_failures: prometheus::IntCounter,
+    readiness: Readiness,
+    /// The admin listener, until another process has it.
+    admin: Mutex<Option<Arc<TcpListener>>>,
+    /// The store is about to go to another process: no call may write.
+    is_closing: Arc<AtomicBool>,
+    /// Processes that were replaced and drain.
+    succession: Succession,
+}
+
+/// All that runs.
+struct Running {
+    plane: Arc<Plane>,
+    /// None while another process takes over.
+    control: Option<Control>,
+    /// The admin listener and the certificates.
+    service: Crew,
+    origin: Option<Origin>,
 }
 
 impl Mesh {
-    /// Runs until `stop`, then drains. Returns what to tell the user at the end.
-    pub async fn run(self, stop: CancellationToken) -> Result<String, StartError> {
-        let drain_timeout = self.config.router.drain_timeout.unwrap_or(portolan_router::DRAIN);
-        let jobs = jobs_dir(&self.config.node.data_dir);
-        let running = self.start()?;
-        stop.cancelled().await;
-        tracing::info!(?drain_timeout, "draining");
-        let drained = running.router.drain(drain_timeout).await;
-        tracing::info!(?drained, "the router has ended");
-        running.cancel.cancel();
-        running.tasks.close();
-        if tokio::time::timeout(TASKS_TIMEOUT, running.tasks.wait()).await.is_err() {
-            tracing::warn!("some control tasks did not end in {TASKS_TIMEOUT:?}");
+    /// Runs until it is told to stop, then drains; or until another process has taken over.
+    pub async fn run(self, mut orders: Orders) -> Result<Ended, StartError> {
+        let mut running = self.start(&orders.upgrades)?;
+        running.tell_ready().await;
+        loop {
+            tokio::select! {
+                () = orders.stop.cancelled() => return Ok(running.stop().await),
+                Some(request) = orders.asked.recv() => {
+                    if let Some(heir) = running.upgrade(&request, &orders).await {
+                        return Ok(running.outlive(heir, request, &orders).await);
+                    }
+                    orders.upgrades.again();
+                }
+            }
         }
-        if let Some(dns) = running.dns.and_then(Arc::into_inner) {
-            dns.stop().await;
-        }
-        Ok(greeting::farewell(&jobs))
     }
 
-    fn start(self) -> Result<Running, StartError> {
+    fn start(self, upgrades: &Upgrades) -> Result<Running, StartError> {
         let readiness = Readiness::default();
-        let cancel = CancellationToken::new();
-        let tasks = TaskTracker::new();
         let saved = self.live.snapshot();
         let metrics = self.router.metrics().clone();
         let table = Table::compile(&saved, None, &metrics).table;
@@ -114,163 +186,114 @@ impl Mesh {
             }
             None => None,
         };
-        let dns = resolver.as_ref().map(|resolver| resolver.dns.clone());
-        gauges::register(&self.registry, &self.live);
-        let publisher = Publisher::new(router.clone(), resolver);
-        let keeper = Keeper::new(tasks.clone(), cancel.clone(), &self.registry)
-            .map_err(StartError::Metrics)?;
-        let parts = Parts {
-            keeper,
-            config: self.config,
+        let restarts = keep::register(&self.registry).map_err(StartError::Metrics)?;
+        let succession = Succession::new(self.store.clone());
+        let upgrade_failures =
+            gauges::register(&self.registry, &self.live, succession.predecessors());
+        let is_closing = Arc::new(AtomicBool::new(false));
+        let plane = Arc::new(Plane {
+            commands: Arc::new(control::commands(&self.store, &is_closing)),
+            controller: Arc::new(Controller::new(
+                self.config.node.name.clone(),
+                Settings::default(),
+            )),
+            saved_file: self.saved_file,
+            opener: self.opener,
             store: self.store,
             live: self.live,
-            router: router.clone(),
-            registry: self.registry,
+            dns: resolver.as_ref().map(|resolver| resolver.dns.clone()),
+            publisher: Arc::new(Publisher::new(router.clone(), resolver)),
+            router,
+            agent_metrics: self.agent_metrics,
+            restarts,
+            upgrade_failures,
             readiness,
-            tasks: tasks.clone(),
-            cancel: cancel.clone(),
-        };
-        parts.start_opener(self.opener);
-        parts.start_data_plane(publisher, self.saved_file);
-        tasks.spawn(self.agent.run(cancel.clone()));
-        parts.start_certifier(self.certifier);
-        parts.start_control(self.admin, self.token);
-        Ok(Running { router, dns, tasks, cancel })
+            admin: Mutex::default(),
+            is_closing,
+            succession,
+            config: self.config,
+        });
+        let mut origin = self.origin;
+        if let Some(origin) = &mut origin {
+            origin.enter(&plane.succession);
+        }
+        let control = Some(Control::start(&plane, self.agent));
+        let service = Crew::default();
+        plane.follow_certificates(&service, self.certifier);
+        plane.serve_admin(&service, self.admin, self.token, self.registry, upgrades.clone());
+        Ok(Running { plane, control, service, origin })
     }
 }
 
-/// What the control tasks are started with.
-struct Parts {
-    keeper: Keeper,
-    config: Config,
-    store: OpenedStore,
-    live: Arc<Live>,
-    router: Arc<Router>,
-    registry: prometheus::Registry,
-    readiness: Readiness,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-}
-
-impl Parts {
-    fn start_opener(&self, opener: open::Opener) {
-        let token = self.readiness.token("store");
-        let opened = self.store.clone();
-        self.tasks.spawn(opener.run(OPEN_RETRY, self.cancel.clone()));
-        let cancel = self.cancel.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                _ = opened.ready() => drop(token),
-                () = cancel.cancelled() => {}
-            }
-        });
+impl Plane {
+    fn drain_timeout(&self) -> Duration {
+        self.config.router.drain_timeout.unwrap_or(portolan_router::DRAIN)
     }
 
-    /// What router and resolver need: the follower, the saver, the lease, the acknowledger.
-    fn start_data_plane(&self, publisher: Publisher, saved: SavedFile) {
-        let Self { keeper, store, live, router, cancel, .. } = self;
-        let (node, publisher) = (self.node(), Arc::new(publisher));
-        let lease: Arc<watch::Sender<Option<LeaseId>>> = Arc::new(watch::Sender::new(None));
-        let part = (store.clone(), live.clone(), cancel.clone());
-        keeper.keep("follow", {
-            let (store, live, cancel) = part.clone();
-            move || follow::run(store.clone(), live.clone(), publisher.clone(), cancel.clone())
-        });
-        keeper.keep("save", {
-            let (store, live, cancel) = part.clone();
-            move || save::run(store.clone(), live.clone(), saved.clone(), cancel.clone())
-        });
-        keeper.keep("ack", {
-            let (store, live, cancel) = part;
-            let (name, router, lease) = (node.name.clone(), router.clone(), lease.subscribe());
-            move || {
-                let (store, live, cancel) = (store.clone(), live.clone(), cancel.clone());
-                ack::run(name.clone(), store, live, router.clone(), lease.clone(), cancel)
-            }
-        });
-        keeper.keep("session", {
-            let (store, cancel) = (store.clone(), cancel.clone());
-            move || session::run(store.clone(), node.clone(), lease.clone(), cancel.clone())
-        });
-        let token = self.readiness.token("table");
-        let mut connected = live.follow_connected();
-        let cancel = cancel.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                _ = connected.wait_for(|connected| *connected) => drop(token),
-                () = cancel.cancelled() => {}
-            }
-        });
+    fn admin(&self) -> MutexGuard<'_, Option<Arc<TcpListener>>> {
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows the certificates.
-    fn start_certifier(&self, certifier: certify::Certifier) {
-        let (certifier, cancel) = (Arc::new(certifier), self.cancel.clone());
-        self.keeper.keep("certify", move || certify::run(certifier.clone(), cancel.clone()));
+    /// Follows the certificates, until `service` ends: connections that are open by then need none.
+    fn follow_certificates(&self, service: &Crew, certifier: certify::Certifier) {
+        let (certifier, cancel) = (Arc::new(certifier), service.cancel.clone());
+        let keeper = service.keeper(&self.restarts);
+        keeper.keep("certify", move || certify::run(certifier.clone(), cancel.clone()));
     }
 
-    /// The controller, the declarations and the admin listener.
-    fn start_control(&self, admin: TcpListener, token: Option<api::Token>) {
-        let node = self.config.node.name.clone();
-        let controller = Arc::new(Controller::new(node.clone(), Settings::default()));
-        let for_commands = self.store.clone();
-        let commands = Arc::new(Commands::new(move || for_commands.now()));
-        self.keeper.keep("controller", {
-            let (controller, opened) = (controller.clone(), self.store.clone());
-            let cancel = self.cancel.clone();
-            move || {
-                let (controller, opened) = (controller.clone(), opened.clone());
-                let cancel = cancel.clone();
-                async move {
-                    tokio::select! {
-                        store = opened.ready() => controller.run(store, cancel).await,
-                        () = cancel.clone().cancelled_owned() => {}
-                    }
-                }
-            }
-        });
-        let declarations = declare::Declarations {
-            node: node.clone(),
-            routes: self.config.routes.clone(),
-            apps: self.config.apps.clone(),
-            memory: self.config.node.data_dir.join("declared.json"),
-        };
-        self.tasks.spawn(declare::run(
-            declarations,
-            self.store.clone(),
-            commands.clone(),
-            self.cancel.clone(),
-        ));
+    /// The admin listener, until `service` ends.
+    fn serve_admin(
+        &self,
+        service: &Crew,
+        admin: TcpListener,
+        token: Option<api::Token>,
+        registry: prometheus::Registry,
+        upgrades: Upgrades,
+    ) {
         let context = Arc::new(api::Context {
-            node,
+            node: self.config.node.name.clone(),
             store: self.store.clone(),
             live: self.live.clone(),
             router: self.router.clone(),
             listeners: self.config.listeners.iter().map(|l| (l.name.clone(), l.protocol)).collect(),
-            commands,
-            controller,
+            commands: self.commands.clone(),
+            controller: self.controller.clone(),
             jobs_dir: jobs_dir(&self.config.node.data_dir),
-            registry: self.registry.clone(),
+            registry,
             readiness: self.readiness.clone(),
+            predecessors: self.succession.predecessors().clone(),
+            upgrades,
             token,
-            cancel: self.cancel.clone(),
+            cancel: service.cancel.clone(),
         });
+        let keeper = service.keeper(&self.restarts);
         let admin = Arc::new(admin);
-        self.keeper.keep("admin", move || api::serve(admin.clone(), context.clone()));
+        *self.admin() = Some(admin.clone());
+        keeper.keep("admin", move || api::serve(admin.clone(), context.clone()));
     }
+}
 
-    fn node(&self) -> Node {
-        let config = &self.config.node;
-        Node {
-            name: config.name.clone(),
-            addr: config.address,
-            zone: config.zone.clone(),
-            capacity: config.capacity,
-            ports: self.config.agent.ports,
-            runs_jobs: self.config.agent.run_jobs,
-            cordoned: false,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            since_ms: clock::unix_ms(),
+impl Running {
+    /// Drains and ends everything; the jobs go on.
+    async fn stop(self) -> Ended {
+        let Self { plane, control, service, .. } = self;
+        handover::notify("STOPPING=1");
+        plane.succession.tell_stopping();
+        let drain_timeout = plane.drain_timeout();
+        tracing::info!(?drain_timeout, "draining");
+        let drained = plane.router.drain(drain_timeout).await;
+        tracing::info!(?drained, "the router has ended");
+        service.cancel.cancel();
+        if let Some(control) = control {
+            let lease = control.stop().await;
+            session::farewell(&plane.store, lease).await;
         }
+        service.end().await;
+        plane.opener.close("the node is stopping").await;
+        let farewell = greeting::farewell(&jobs_dir(&plane.config.node.data_dir));
+        if let Some(dns) = &plane.dns {
+            dns.stop().await;
+        }
+        Ended { farewell, code: 0 }
     }
 }

@@ -28,16 +28,17 @@ const CRATES: [(&str, &[&str]); 5] = [
 ];
 
 /// Which modules of the root package a module may name with `crate::`.
-const MODULES: [(&str, &[&str]); 9] = [
+const MODULES: [(&str, &[&str]); 10] = [
     ("clock", &[]),
     ("config", &[]),
+    ("handover", &[]),
     ("live", &[]),
     ("scheduler", &[]),
     ("controller", &["clock", "scheduler"]),
     ("api", &["clock", "controller", "live"]),
-    ("mesh", &["api", "clock", "config", "controller", "live"]),
+    ("mesh", &["api", "clock", "config", "controller", "handover", "live"]),
     ("whoami", &[]),
-    ("cli", &["api", "clock", "config", "controller", "mesh", "whoami"]),
+    ("cli", &["api", "clock", "config", "controller", "handover", "live", "mesh", "whoami"]),
 ];
 
 fn root() -> PathBuf {

@@ -61,11 +61,11 @@ pub struct Bound {
 pub struct Dns {
     shared: Arc<Shared>,
     addrs: Vec<SocketAddr>,
-    sockets: Vec<Arc<UdpReplies>>,
-    listening: Vec<Shareable>,
-    threads: Vec<JoinHandle<()>>,
+    /// Until the resolver has ended: an open one is bound.
+    listening: Mutex<Vec<Shareable>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Closed when the last thread has ended.
-    ended: mpsc::Receiver<()>,
+    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
     /// Kept until the next one comes, so that the last to hold it is who publishes.
     retired: Mutex<Option<Arc<Zone>>>,
 }
@@ -140,10 +140,9 @@ impl Bound {
         let mut dns = Dns {
             shared,
             addrs,
-            sockets: Vec::new(),
-            listening: Vec::new(),
-            threads: Vec::new(),
-            ended,
+            listening: Mutex::default(),
+            threads: Mutex::default(),
+            ended: tokio::sync::Mutex::new(ended),
             retired: Mutex::new(None),
         };
         let (hand_over, handed_over) = mpsc::channel(HANDED_OVER_MAX);
@@ -154,7 +153,7 @@ impl Bound {
             for socket in &udp {
                 dns.spawn_udp(socket.clone(), hand_over.clone(), alive.clone())?;
             }
-            dns.listening.push(Shareable { bind, udp, tcp });
+            dns.listening().push(Shareable { bind, udp, tcp });
         }
         // The questions end when the last thread that asks has.
         drop(hand_over);
@@ -186,7 +185,7 @@ impl Dns {
 
     /// Stops: no query is read any more, who waits for an upstream is answered within
     /// a second, then all threads have ended.
-    pub async fn stop(mut self) {
+    pub async fn stop(&self) {
         self.tell_to_stop();
         self.ended().await;
     }
@@ -200,12 +199,12 @@ impl Dns {
                 tcp: listening.tcp.try_clone()?,
             })
         };
-        self.listening.iter().map(copies).collect()
+        self.listening().iter().map(copies).collect()
     }
 
     /// Stops when another process reads the same sockets: what this one has read it answers,
     /// connections by TCP end as they always do.
-    pub async fn hand_over(mut self) {
+    pub async fn hand_over(&self) {
         // Nobody is woken: that would end the other one's wait too, for good.
         self.shared.stop.cancel();
         let end = self.shared.end.clone();
@@ -216,19 +215,27 @@ impl Dns {
         }
     }
 
-    async fn ended(&mut self) {
-        while self.ended.recv().await.is_some() {}
-        for thread in std::mem::take(&mut self.threads) {
+    fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Shareable>> {
+        // A list is whole at any time.
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ended(&self) {
+        while self.ended.lock().await.recv().await.is_some() {}
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             // Its panics were caught and counted; here it only gives back its handle.
             let _ = thread.join();
         }
+        self.listening().clear();
         tracing::info!(addrs = ?self.addrs, "the resolver has stopped");
     }
 
     fn tell_to_stop(&self) {
         self.shared.stop.cancel();
         self.shared.end.cancel();
-        for socket in &self.sockets {
+        for socket in self.listening().iter().flat_map(|listening| &listening.udp) {
             socket.wake();
         }
     }
@@ -239,7 +246,6 @@ impl Dns {
         hand_over: mpsc::Sender<Waiter>,
         alive: mpsc::Sender<()>,
     ) -> Result<(), BindError> {
-        self.sockets.push(socket.clone());
         let shared = self.shared.clone();
         let run = move || udp::serve(&socket, &shared, &hand_over);
         self.spawn("dns-udp", run, alive)
@@ -299,7 +305,7 @@ impl Dns {
                 drop(alive);
             })
             .map_err(|source| BindError::Thread { source })?;
-        self.threads.push(thread);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
 }

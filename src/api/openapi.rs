@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{events, explain, logs, metrics, read, write};
+use super::{events, explain, logs, metrics, read, upgrade, write};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,6 +27,7 @@ use super::{events, explain, logs, metrics, read, write};
         read::deployments,
         read::jobs,
         read::wait,
+        upgrade::upgrade,
         explain::explain,
         events::events,
         logs::logs,

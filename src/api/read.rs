@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 use super::error::{Path, Query};
 use super::view::{
     AppView, CountsView, DeploymentView, InstanceView, JobView, NodeView, OverrideView,
-    ReleaseView, RouteView, ServiceView, StatusView, StoreView, WaitView, states,
+    PredecessorView, ReleaseView, RouteView, ServiceView, StatusView, StoreView, WaitView, states,
 };
 use super::{ApiError, Context, ErrorBody, Shared};
 use crate::clock;
@@ -46,6 +46,8 @@ pub(super) async fn status(State(context): Shared) -> Json<StatusView> {
     Json(StatusView {
         node: context.node.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        draining: draining(&context),
         revision: context.live.revision().0,
         acked: context.router.acked().0,
         table_age_ms: u64::try_from(context.live.age(clock::now()).as_millis()).unwrap_or(u64::MAX),
@@ -66,6 +68,18 @@ pub(super) async fn status(State(context): Shared) -> Json<StatusView> {
             .collect(),
         rejected_records: context.live.rejected(),
     })
+}
+
+fn draining(context: &Context) -> Vec<PredecessorView> {
+    let all = context.predecessors.all();
+    let draining = all.into_iter().filter(|(_, one)| !one.is_over);
+    draining
+        .map(|(pid, one)| PredecessorView {
+            pid,
+            version: one.version,
+            connections: one.connections,
+        })
+        .collect()
 }
 
 /// All services with their instances.

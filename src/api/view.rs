@@ -26,6 +26,10 @@ pub struct StatusView {
     pub node: String,
     /// The version of Portolan.
     pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// Processes that an upgrade has replaced and that still have connections.
+    pub draining: Vec<PredecessorView>,
     /// The revision up to which everything of the store is served here.
     pub revision: u64,
     /// The revision that every data worker serves.
@@ -44,6 +48,17 @@ pub struct StatusView {
     pub pending: Vec<String>,
     /// Records that could not be read since the start.
     pub rejected_records: u64,
+}
+
+/// A process that an upgrade has replaced.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PredecessorView {
+    /// The process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Its open connections.
+    pub connections: u64,
 }
 
 /// The store.

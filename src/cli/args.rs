@@ -144,6 +144,19 @@ pub(super) enum Command {
     },
     /// Wait until a revision is live on the node, or a deployment is over.
     Wait(WaitFor),
+    /// Let the program's new file take over from the running process, without losing a request.
+    ///
+    /// The new process gets the listening sockets, then store and jobs; the old one ends what it
+    /// has begun. When the new one cannot, the old one serves on, and the exit code is 1.
+    /// SIGUSR2 to the running process does the same.
+    Upgrade {
+        /// How long the new process may take to begin, and again to serve.
+        #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+        timeout: std::time::Duration,
+        /// Return only when the old process has no connection any more.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Serve a small HTTP and WebSocket app that tells what it was asked: for tours and examples.
     Whoami {
         /// Where to listen; `PORTOLAN_ADDR`, or else 127.0.0.1 and `PORT`, by default.

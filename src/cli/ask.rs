@@ -23,7 +23,11 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
         (Some(backend), _) => format!("{backend}, catching up"),
         (None, error) => format!("away: {}", or_dash(error.as_ref())),
     };
-    say!("node       {} (portolan {})", view.node, view.version);
+    say!("node       {} (portolan {}, process {})", view.node, view.version, view.pid);
+    for one in &view.draining {
+        let (pid, count) = (one.pid, one.connections);
+        say!("draining   {count} connections in process {pid} (portolan {})", one.version);
+    }
     say!("store      {store}");
     say!("revision   {} (every worker serves the table of {})", view.revision, view.acked);
     say!("table age  {} ms", view.table_age_ms);

@@ -142,6 +142,17 @@ impl Client {
         }
     }
 
+    /// Makes a call that answers with a stream of server-sent events.
+    pub(super) async fn post_events(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Events, ClientError> {
+        let body = serde_json::to_vec(body).expect("calls have string keys and finite numbers");
+        let response = self.send(Method::POST, path, Some(body)).await?;
+        Ok(Events { body: response.into_body(), text: Vec::new() })
+    }
+
     /// Opens a stream of server-sent events.
     pub(super) async fn events(&self, path: &str) -> Result<Events, ClientError> {
         let response = self.send(Method::GET, path, None).await?;

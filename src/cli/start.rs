@@ -4,10 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use portolan_agent::job;
 use portolan_discovery::model::JobSpec;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -15,7 +16,9 @@ use super::args::{Check, LogFormat, Up};
 use super::table::say;
 use super::{EXIT_FAILED, EXIT_USAGE, failed};
 use crate::config::Config;
-use crate::mesh::{self, Mesh};
+use crate::handover::{self, Main, Offer};
+use crate::live::{UPGRADE_TIMEOUT, Upgrades};
+use crate::mesh::{self, Mesh, Orders};
 use crate::whoami;
 
 /// Threads for store, API, checks and jobs; the data workers are beside them.
@@ -23,9 +26,17 @@ const CONTROL_THREADS: usize = 2;
 
 /// Runs everything until told to stop.
 pub(super) fn up(up: &Up) -> ExitCode {
+    // Before anything is opened: what the service manager passes is known by its numbers.
+    let offer = Offer::activated();
+    let predecessor = handover::predecessor();
     let config = match Config::load(&up.file) {
         Ok(config) => config,
-        Err(error) => return wrong(&error),
+        Err(error) => {
+            if let Some(line) = predecessor {
+                handover::refuse(line, &error.to_string());
+            }
+            return wrong(&error);
+        }
     };
     logging(up.log_format);
     raise_file_limit();
@@ -34,16 +45,30 @@ pub(super) fn up(up: &Up) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let result = runtime.block_on(async {
-        let mesh = Mesh::bind(config, up.new_store)?;
-        greet(&mesh.greeting(&up.file));
-        mesh.run(stop_signal()).await
+        let orders = Orders::new().map_err(mesh::StartError::Program)?;
+        let told = Told {
+            stop: orders.stop.clone(),
+            main: orders.main.clone(),
+            upgrades: Some(orders.upgrades.clone()),
+        };
+        tokio::spawn(told.listen());
+        let mesh = match predecessor {
+            // The user has been greeted; the log tells the rest.
+            Some(line) => Mesh::take_over(config, up.new_store, line).await?,
+            None => {
+                let mesh = Mesh::bind(config, up.new_store, offer)?;
+                greet(&mesh.greeting(&up.file));
+                mesh
+            }
+        };
+        mesh.run(orders).await
     });
     // A blocking call that hangs must not keep the process from ending.
     runtime.shutdown_timeout(mesh::SHUTDOWN_TIMEOUT);
     match result {
-        Ok(farewell) => {
-            greet(&farewell);
-            ExitCode::SUCCESS
+        Ok(ended) => {
+            greet(&ended.farewell);
+            ended.code.into()
         }
         Err(error) => failed(&error),
     }
@@ -72,32 +97,55 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Cancelled at SIGTERM or Ctrl-C.
-fn stop_signal() -> CancellationToken {
-    use tokio::signal::unix::{SignalKind, signal};
-    let token = CancellationToken::new();
-    let stop = token.clone();
-    tokio::spawn(async move {
-        let (Ok(mut terminate), Ok(mut interrupt)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
+/// What signals are to do.
+struct Told {
+    /// SIGTERM and Ctrl-C.
+    stop: CancellationToken,
+    /// Gets all of them when it leads.
+    main: Arc<Main>,
+    /// SIGUSR2.
+    upgrades: Option<Upgrades>,
+}
+
+impl Told {
+    async fn listen(self) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut user)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::user_defined2()),
+        ) else {
             tracing::error!("signals cannot be watched; only SIGKILL ends this process");
             return;
         };
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            let signal = tokio::select! {
+                _ = terminate.recv() => Signal::TERM,
+                _ = interrupt.recv() => Signal::INT,
+                _ = user.recv() => Signal::USR2,
+            };
+            let is_forwarded = self.main.forward(signal);
+            match signal {
+                Signal::USR2 if is_forwarded => {}
+                Signal::USR2 => self.upgrade(),
+                // Who asks twice means it; the process that leads says when that is.
+                _ if self.stop.is_cancelled() && !is_forwarded => {
+                    tracing::warn!("told to stop a second time: ending without a drain");
+                    std::process::exit(i32::from(EXIT_FAILED));
+                }
+                _ => self.stop.cancel(),
+            }
         }
-        stop.cancel();
-        // Who asks twice means it.
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    }
+
+    fn upgrade(&self) {
+        match self.upgrades.as_ref().map(|upgrades| upgrades.ask(UPGRADE_TIMEOUT)) {
+            // The log tells how it goes.
+            Some(Ok(_)) => {}
+            Some(Err(error)) => tracing::warn!(%error, "no upgrade is begun"),
+            None => tracing::warn!("this program cannot be upgraded while it runs"),
         }
-        tracing::warn!("told to stop a second time: ending without a drain");
-        std::process::exit(i32::from(EXIT_FAILED));
-    });
-    token
+    }
 }
 
 fn logging(format: LogFormat) {
@@ -197,7 +245,10 @@ pub(super) fn whoami(bind: Option<SocketAddr>) -> ExitCode {
     let result = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(bind).await?;
         say!("whoami listens at {}", listener.local_addr()?);
-        whoami::serve(listener, stop_signal()).await
+        let stop = CancellationToken::new();
+        let told = Told { stop: stop.clone(), main: Arc::default(), upgrades: None };
+        tokio::spawn(told.listen());
+        whoami::serve(listener, stop).await
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

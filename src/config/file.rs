@@ -91,6 +91,7 @@ pub(super) struct RouterFile {
     pub(super) tunnel_idle_timeout: Option<Span>,
     pub(super) tcp_idle_timeout: Option<Span>,
     pub(super) drain_timeout: Option<Span>,
+    pub(super) upgrade_drain_timeout: Option<Span>,
     pub(super) header_bytes_max: Option<Size>,
     pub(super) headers_max: Option<usize>,
     pub(super) target_bytes_max: Option<Size>,

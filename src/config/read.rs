@@ -132,6 +132,7 @@ impl<'a> Reader<'a> {
             tunnel_idle_timeout: span(file.tunnel_idle_timeout),
             tcp_idle_timeout: span(file.tcp_idle_timeout),
             drain_timeout: span(file.drain_timeout),
+            upgrade_drain_timeout: span(file.upgrade_drain_timeout),
             header_bytes_max: size(file.header_bytes_max),
             headers_max: file.headers_max,
             target_bytes_max: size(file.target_bytes_max),

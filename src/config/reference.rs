@@ -140,6 +140,13 @@ pub const SETTINGS: &[Setting] = &[
         DURATION,
         "How long requests and tunnels under way may go on when the process stops.",
     ),
+    row(
+        "[router]",
+        "upgrade_drain_timeout",
+        "24h",
+        DURATION,
+        "How long requests and tunnels under way may go on in a process that an upgrade replaced.",
+    ),
     row("[router]", "header_bytes_max", "32KiB", SIZE, "The largest message head: 431."),
     row("[router]", "headers_max", "128", "number", "The most header fields of a message: 431."),
     row("[router]", "target_bytes_max", "8KiB", SIZE, "The longest request target: 414."),

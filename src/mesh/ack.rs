@@ -1,7 +1,7 @@
 //! Tells the cluster what this router has acknowledged: which revision all its workers serve,
-//! and what is still under way on draining instances.
+//! and what is still under way on draining instances. Processes that it has replaced and that
+//! still have connections are a part of it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,7 @@ use portolan_router::Router;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::live::Live;
-use crate::live::OpenedStore;
+use crate::live::{Counts as Draining, Live, OpenedStore, Predecessors};
 
 /// At most one acknowledgement in this time, however fast the table changes.
 const ACK_EVERY: Duration = Duration::from_millis(10);
@@ -22,10 +21,10 @@ const ACK_EVERY: Duration = Duration::from_millis(10);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Workers that need longer than this to move on are reported.
 const WORKER_PATIENCE: Duration = Duration::from_secs(1);
+/// A process that was replaced and needs longer than this is not waited for.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(5);
 /// The wait after a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
-
-type Draining = BTreeMap<ServiceName, BTreeMap<InstanceId, u64>>;
 
 /// Acknowledges until told to stop.
 pub(super) async fn run(
@@ -33,10 +32,11 @@ pub(super) async fn run(
     store: OpenedStore,
     live: Arc<Live>,
     router: Arc<Router>,
+    predecessors: Arc<Predecessors>,
     lease: watch::Receiver<Option<LeaseId>>,
     cancel: CancellationToken,
 ) {
-    let acker = Acker { node, store, router, lease };
+    let acker = Acker { node, store, router, predecessors, lease };
     tokio::select! {
         () = acker.run(live) => {}
         () = cancel.cancelled() => {}
@@ -47,6 +47,7 @@ struct Acker {
     node: NodeName,
     store: OpenedStore,
     router: Arc<Router>,
+    predecessors: Arc<Predecessors>,
     lease: watch::Receiver<Option<LeaseId>>,
 }
 
@@ -87,6 +88,7 @@ impl Acker {
         {
             tracing::warn!(%revision, "a data worker does not move to the new table");
         }
+        self.predecessors.serve(revision, PREDECESSOR_PATIENCE).await;
     }
 
     fn ack(&self, revision: Revision) -> RouterAck {
@@ -94,6 +96,7 @@ impl Acker {
         for (service, id, count) in self.router.table().draining() {
             draining.entry(service.clone()).or_default().insert(id.clone(), count);
         }
+        self.predecessors.add_draining(&mut draining);
         RouterAck { router: self.node.clone(), revision, draining }
     }
 
@@ -105,7 +108,7 @@ impl Acker {
 }
 
 fn in_flight(draining: &Draining) -> u64 {
-    draining.values().flat_map(BTreeMap::values).sum()
+    draining.values().flat_map(|ids| ids.values()).sum()
 }
 
 /// Whether anyone could wait for this: another revision, another lease, another set of draining
@@ -127,6 +130,8 @@ fn is_news(said: Option<&(LeaseId, RouterAck)>, lease: LeaseId, ack: &RouterAck)
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn ack(revision: u64, counts: &[(&str, u64)]) -> RouterAck {

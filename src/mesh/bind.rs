@@ -3,13 +3,15 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use portolan_agent::job::{self, ShimProgram};
+use portolan_agent::metrics::Metrics as AgentMetrics;
 use portolan_agent::{Agent, AgentConfig};
 use portolan_discovery::snapshot::{SavedFile, Snapshot};
 use portolan_discovery::store::embedded::OpenError;
@@ -22,7 +24,11 @@ use crate::api::{Token, TokenError};
 use crate::certificates::{CertificateFilesError, Follower};
 use crate::clock;
 use crate::config::{Config, Listener};
-use crate::live::Live;
+use crate::handover::{Kind, Offer};
+use crate::live::{Live, OpenedStore};
+
+/// How often it is tried to take what another process has.
+const HELD_POLL: Duration = Duration::from_millis(10);
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -75,13 +81,55 @@ pub enum StartError {
     /// The path of this program, which each job's supervisor is started from.
     #[error("cannot find this program's own file: {0}")]
     Program(#[source] io::Error),
+    /// The process that this one was to take over from.
+    #[error("cannot take over: {0}")]
+    TakeOver(String),
 }
 
-impl StartError {}
+impl StartError {
+    /// Whether another process has what this one needs.
+    fn is_held_elsewhere(&self) -> bool {
+        use portolan_agent::BindError as Agent;
+        matches!(
+            self,
+            Self::Store(OpenError::Locked { .. })
+                | Self::Agent(Agent::Jobs(job::BindError::Busy { .. }))
+        )
+    }
+}
+
+/// What can be had while another process still has the store and the jobs.
+pub(super) struct Half {
+    config: Config,
+    new_store: bool,
+    saved_file: SavedFile,
+    router: portolan_router::Bound,
+    dns: Option<portolan_dns::Bound>,
+    admin: TcpListener,
+    token: Option<Token>,
+    certifier: Certifier,
+    registry: prometheus::Registry,
+}
 
 impl Mesh {
-    /// Binds every socket and opens every file, or fails and leaves nothing behind.
-    pub fn bind(config: Config, new_store: bool) -> Result<Self, StartError> {
+    /// Binds every socket and opens every file, or fails and leaves nothing behind. Goes on with
+    /// the sockets that are offered for its addresses.
+    pub fn bind(config: Config, new_store: bool, mut offer: Offer) -> Result<Self, StartError> {
+        let half = Half::bind(config, new_store, &mut offer)?;
+        for addr in offer.left() {
+            tracing::warn!(%addr, "a socket was passed that the configuration does not name");
+        }
+        half.complete(Duration::ZERO)
+    }
+}
+
+impl Half {
+    /// Binds every socket and reads every file.
+    pub(super) fn bind(
+        config: Config,
+        new_store: bool,
+        offer: &mut Offer,
+    ) -> Result<Self, StartError> {
         let data_dir = config.node.data_dir.clone();
         private_folder(&data_dir)
             .and_then(|()| private_folder(&jobs_dir(&data_dir)))
@@ -94,35 +142,82 @@ impl Mesh {
             None => None,
         };
         let registry = prometheus::Registry::new();
-        let router = Router::bind(router_config(&config), &registry)?;
+        let router = Router::bind_with(router_config(&config), &registry, |listener| {
+            offer.take(Kind::Router, Some(listener.name.as_str()), listener.bind)
+        })?;
         let follower = Follower::start(config.certificates.clone())?;
         let certifier = Certifier::new(follower, router.certificates().clone(), &registry)
             .map_err(StartError::Metrics)?;
         let dns = match dns_config(&config) {
-            Some(dns) => Some(Dns::bind(dns, &registry)?),
+            Some(dns) => Some(Dns::bind_with(dns, &registry, |addr| portolan_dns::Inherited {
+                udp: offer.take(Kind::DnsUdp, None, addr),
+                tcp: offer.take(Kind::DnsTcp, None, addr).pop(),
+            })?),
             None => None,
         };
-        let admin = bind_admin(config.admin.bind)?;
+        let inherited = offer.take(Kind::Admin, None, config.admin.bind).pop();
+        let admin = bind_admin(config.admin.bind, inherited)?;
         let saved_file = SavedFile::at(data_dir.join("table.saved"));
-        let (opener, store) = open::open(&config.store_path, saved_file.exists(), new_store)?;
+        Ok(Self { config, new_store, saved_file, router, dns, admin, token, certifier, registry })
+    }
+
+    /// Takes the store and the jobs, which one process can have at a time; waits for as long as
+    /// `patience` when another one has them. Blocks.
+    pub(super) fn complete(self, patience: Duration) -> Result<Mesh, StartError> {
+        let Self { config, new_store, saved_file, router, dns, admin, token, certifier, registry } =
+            self;
+        let until = clock::now() + patience;
+        let (opener, store) = until_free(until, || {
+            Ok(open::open(&config.store_path, saved_file.exists(), new_store)?)
+        })?;
         let live = Arc::new(Live::new(saved(&saved_file, new_store), clock::now()));
-        let late = Arc::new(open::Late::new(store.clone()));
-        let agent = Agent::bind(agent_config(&config, &live)?, late, &registry)?;
-        Ok(Self {
-            config,
+        let agent_metrics =
+            AgentMetrics::register(&registry).map_err(portolan_agent::BindError::Metrics)?;
+        let agent = until_free(until, || bind_agent(&config, &store, &live, &agent_metrics))?;
+        let admin_error = |source| StartError::Admin { addr: config.admin.bind, source };
+        Ok(Mesh {
             saved_file,
-            opener,
+            opener: Arc::new(opener),
             store,
             live,
             router,
             dns,
             agent,
-            admin,
+            agent_metrics,
+            admin: tokio::net::TcpListener::from_std(admin).map_err(admin_error)?,
             token,
             certifier,
             registry,
+            config,
+            origin: None,
         })
     }
+}
+
+/// Tries again until `until` while another process has what is to be taken.
+fn until_free<T>(
+    until: Instant,
+    mut take: impl FnMut() -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    loop {
+        match take() {
+            Err(error) if error.is_held_elsewhere() && clock::now() < until => {
+                std::thread::sleep(HELD_POLL);
+            }
+            taken => return taken,
+        }
+    }
+}
+
+/// The agent of this node, over a store that may not be open yet.
+pub(super) fn bind_agent(
+    config: &Config,
+    store: &OpenedStore,
+    live: &Live,
+    metrics: &AgentMetrics,
+) -> Result<Agent, StartError> {
+    let late = Arc::new(open::Late::new(store.clone()));
+    Ok(Agent::bind_with(agent_config(config, live)?, late, metrics.clone())?)
 }
 
 /// A folder that only its owner can look into: jobs' logs and environment lie in it. One that is
@@ -138,11 +233,11 @@ fn private_folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn bind_admin(addr: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
+fn bind_admin(addr: SocketAddr, inherited: Option<TcpListener>) -> Result<TcpListener, StartError> {
     let bind = || {
-        let listener = std::net::TcpListener::bind(addr)?;
+        let listener = inherited.map_or_else(|| TcpListener::bind(addr), Ok)?;
         listener.set_nonblocking(true)?;
-        tokio::net::TcpListener::from_std(listener)
+        Ok(listener)
     };
     bind().map_err(|source| StartError::Admin { addr, source })
 }

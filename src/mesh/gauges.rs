@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 use portolan_discovery::snapshot::State;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::live::Live;
+use crate::live::{Live, Predecessors};
 
 /// Instances by service and state.
 pub const INSTANCES: &str = "portolan_instances";
@@ -17,17 +17,28 @@ pub const STORE_CONNECTED: &str = "portolan_store_connected";
 /// The revision up to which everything of the store is served.
 pub const REVISION: &str = "portolan_revision";
 
+/// Open connections of processes that this one has replaced.
+pub const PREDECESSOR_CONNECTIONS: &str = "portolan_predecessor_connections";
+/// Upgrades that did not go through since the start.
+pub const UPGRADE_FAILURES: &str = "portolan_upgrade_failures_total";
+
 struct LiveCollector {
     live: Weak<Live>,
+    predecessors: Arc<Predecessors>,
     descs: Vec<Desc>,
 }
 
-/// Registers the metrics of `live`.
-pub(super) fn register(registry: &Registry, live: &Arc<Live>) {
+/// Registers the metrics of `live` and of upgrades; returns the counter of those that failed.
+pub(super) fn register(
+    registry: &Registry,
+    live: &Arc<Live>,
+    predecessors: &Arc<Predecessors>,
+) -> IntCounter {
     let opts = || {
         [
             Opts::new(STORE_CONNECTED, "whether the store answers"),
             Opts::new(REVISION, "the revision up to which everything of the store is served"),
+            Opts::new(PREDECESSOR_CONNECTIONS, "open connections of processes that were replaced"),
         ]
     };
     let desc = |opts: &Opts, labels: Vec<String>| {
@@ -36,8 +47,13 @@ pub(super) fn register(registry: &Registry, live: &Arc<Live>) {
     };
     let mut descs: Vec<Desc> = opts().iter().map(|opts| desc(opts, Vec::new())).collect();
     descs.push(desc(&instances_opts(), vec!["service".to_owned(), "state".to_owned()]));
-    let collector = LiveCollector { live: Arc::downgrade(live), descs };
+    let (live, predecessors) = (Arc::downgrade(live), predecessors.clone());
+    let collector = LiveCollector { live, predecessors, descs };
     registry.register(Box::new(collector)).expect("names that nobody else registers");
+    let failures = IntCounter::new(UPGRADE_FAILURES, "upgrades that did not go through")
+        .expect("a constant name");
+    registry.register(Box::new(failures.clone())).expect("a name that nobody else registers");
+    failures
 }
 
 fn instances_opts() -> Opts {
@@ -73,6 +89,11 @@ impl Collector for LiveCollector {
             REVISION,
             "the revision up to which everything of the store is served",
             live.revision().0,
+        ));
+        families.extend(gauge(
+            PREDECESSOR_CONNECTIONS,
+            "open connections of processes that were replaced",
+            self.predecessors.connections(),
         ));
         families
     }

@@ -20,17 +20,22 @@ pub(super) struct Keeper {
     restarts: IntCounterVec,
 }
 
+/// The counter of all keepers. Fails only when it is registered already.
+pub(super) fn register(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let opts = Opts::new(RESTARTS, "tasks that ended and were started again");
+    let restarts = IntCounterVec::new(opts, &["task"])?;
+    registry.register(Box::new(restarts.clone()))?;
+    Ok(restarts)
+}
+
 impl Keeper {
-    /// Fails only when its metric is registered already.
+    /// Counts in `restarts`, which [`register`] made.
     pub(super) fn new(
         tasks: TaskTracker,
         cancel: CancellationToken,
-        registry: &Registry,
-    ) -> Result<Self, prometheus::Error> {
-        let opts = Opts::new(RESTARTS, "tasks that ended and were started again");
-        let restarts = IntCounterVec::new(opts, &["task"])?;
-        registry.register(Box::new(restarts.clone()))?;
-        Ok(Self { tasks, cancel, restarts })
+        restarts: IntCounterVec,
+    ) -> Self {
+        Self { tasks, cancel, restarts }
     }
 
     /// Keeps what `make` makes running until the process stops. Each task ends by itself then.
@@ -70,7 +75,8 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_panics_or_ends_is_started_again_and_counted() {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let keeper = Keeper::new(tasks.clone(), cancel.clone(), &Registry::new()).unwrap();
+        let restarts = register(&Registry::new()).unwrap();
+        let keeper = Keeper::new(tasks.clone(), cancel.clone(), restarts);
         let (starts, stop) = (Arc::new(AtomicU32::new(0)), cancel.clone());
         let counted = starts.clone();
         keeper.keep("test", move || {

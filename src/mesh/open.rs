@@ -1,7 +1,7 @@
 //! Opens the embedded store, now or when its file comes back.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::{OpenedStore, Opening};
 
-/// Keeps trying to open a store that was not there at the start.
+/// Keeps trying to open a store that was not there at the start, and closes it at the end.
 pub(super) struct Opener {
     path: PathBuf,
     to: watch::Sender<Opening>,
+    open: Mutex<Option<Arc<Embedded>>>,
 }
 
 /// Opens the store at `path`. When a saved table shows that there was a store before, a missing
@@ -26,9 +27,14 @@ pub(super) fn open(
     has_saved: bool,
     new_store: bool,
 ) -> Result<(Opener, OpenedStore), OpenError> {
+    let mut open = None;
     let create = if has_saved && !new_store { Create::Never } else { Create::IfMissing };
     let first = match Embedded::open(path, create) {
-        Ok(store) => Opening::Open(Arc::new(store)),
+        Ok(store) => {
+            let store = Arc::new(store);
+            open = Some(store.clone());
+            Opening::Open(store)
+        }
         // Another process serves already: two would fight over the same jobs.
         Err(error @ OpenError::Locked { .. }) => return Err(error),
         Err(error) if has_saved && !new_store => {
@@ -38,29 +44,44 @@ pub(super) fn open(
         Err(error) => return Err(error),
     };
     let (to, opened) = OpenedStore::channel(first);
-    Ok((Opener { path: path.to_owned(), to }, opened))
+    Ok((Opener { path: path.to_owned(), to, open: Mutex::new(open) }, opened))
 }
 
 impl Opener {
-    /// Tries until the store is open or the process ends. Holds on to it until then.
-    pub(super) async fn run(self, retry: Duration, cancel: CancellationToken) {
+    /// Closes the store, whoever holds it, and tells `cause` to all who ask for it. Another
+    /// process can open it then.
+    pub(super) async fn close(&self, cause: &str) {
+        self.to.send_replace(Opening::Waiting { cause: cause.to_owned() });
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(store) = open else { return };
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::error!(%error, "the store was not closed as it should");
+        }
+    }
+
+    /// Tries until the store is open or the process ends.
+    pub(super) async fn run(&self, retry: Duration, cancel: CancellationToken) {
         while matches!(*self.to.borrow(), Opening::Waiting { .. }) {
-            tokio::select! {
-                () = tokio::time::sleep(retry) => {}
-                () = cancel.cancelled() => return,
-            }
             let path = self.path.clone();
             let opened =
                 tokio::task::spawn_blocking(move || Embedded::open(&path, Create::Never)).await;
             match opened {
                 Ok(Ok(store)) => {
                     tracing::info!(path = %self.path.display(), "the store is back");
-                    self.to.send_replace(Opening::Open(Arc::new(store)));
+                    let store = Arc::new(store);
+                    let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+                    *open = Some(store.clone());
+                    self.to.send_replace(Opening::Open(store));
+                    continue;
                 }
                 Ok(Err(error)) => {
                     self.to.send_replace(Opening::Waiting { cause: error.to_string() });
                 }
                 Err(error) => tracing::error!(%error, "opening the store failed"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(retry) => {}
+                () = cancel.cancelled() => return,
             }
         }
         cancel.cancelled().await;

@@ -18,6 +18,8 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Keeps the node in the cluster until told to stop; tells the lease to those who write under it.
+/// The lease lives on: whoever goes on with the node takes its record over, and [`farewell`] ends
+/// it when nobody does.
 pub(super) async fn run(
     store: OpenedStore,
     node: Node,
@@ -37,9 +39,12 @@ pub(super) async fn run(
         () = endless => {}
         () = cancel.cancelled() => {}
     }
-    let held = *lease.borrow();
-    if let (Some(held), Ok(store)) = (held, store.now())
-        && let Err(error) = store.lease_revoke(held).await
+}
+
+/// Takes the node out of the cluster.
+pub(super) async fn farewell(store: &OpenedStore, lease: Option<LeaseId>) {
+    if let (Some(lease), Ok(store)) = (lease, store.now())
+        && let Err(error) = store.lease_revoke(lease).await
     {
         tracing::debug!(%error, "the lease ends by itself");
     }

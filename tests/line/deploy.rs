@@ -29,18 +29,18 @@ end
 "#;
 
 /// A load by wrk that runs until it is ended.
-struct Load {
+pub struct Load {
     child: Child,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Judged {
-    requests: u64,
-    errors: Vec<u64>,
+pub struct Judged {
+    pub requests: u64,
+    pub errors: Vec<u64>,
 }
 
 impl Load {
-    fn start(stage: &Stage, seconds: u32) -> Self {
+    pub fn start(stage: &Stage, seconds: u32) -> Self {
         let script = stage.dir.path().join("load.lua");
         fs::write(&script, SCRIPT).unwrap();
         let child = Command::new("wrk")
@@ -55,11 +55,11 @@ impl Load {
         Self { child }
     }
 
-    fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    fn judge(self) -> Judged {
+    pub fn judge(self) -> Judged {
         let output = self.child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = text
@@ -117,7 +117,7 @@ fn a_release_that_never_becomes_healthy_is_reverted_by_itself() {
 }
 
 /// One request of its own connection; whether a 200 came back.
-fn ask(router: SocketAddr) -> bool {
+pub fn ask(router: SocketAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect(router)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -8,3 +8,4 @@ mod crash;
 mod deploy;
 mod quickstart;
 mod stage;
+mod upgrade;

@@ -193,10 +193,10 @@ async fn a_websocket_client_is_greeted_and_echoed_through_the_router() {
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
 }
 
-type WebSocket =
+pub type WebSocket =
     tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn websocket(router: SocketAddr) -> WebSocket {
+pub async fn websocket(router: SocketAddr) -> WebSocket {
     let mut request = format!("ws://{router}/ws").into_client_request().unwrap();
     request.headers_mut().insert("host", "shop.test".parse().unwrap());
     tokio_tungstenite::connect_async(request).await.unwrap().0

@@ -19,6 +19,10 @@ pub const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 
 pub struct Stage {
     pub dir: tempfile::TempDir,
+    /// What is started; a link to the real program unless a test puts something else there.
+    pub program: PathBuf,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
     child: Option<Child>,
     pub http: SocketAddr,
     pub dns: SocketAddr,
@@ -53,7 +57,10 @@ impl Stage {
     pub fn set(rest: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let addr = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let stage = Self { dir, child: None, http: addr(), dns: addr(), admin: addr() };
+        let program = dir.path().join("portolan");
+        std::os::unix::fs::symlink(PORTOLAN, &program).unwrap();
+        let (http, dns, admin) = (addr(), addr(), addr());
+        let stage = Self { dir, program, env: Vec::new(), child: None, http, dns, admin };
         stage.write(rest);
         stage
     }
@@ -85,16 +92,23 @@ impl Stage {
 
     /// Starts `portolan up` and waits until it has greeted.
     pub fn up(&mut self) {
+        self.up_with(Stdio::null());
+    }
+
+    /// The same with this standard input.
+    pub fn up_with(&mut self, stdin: Stdio) {
         assert!(self.child.is_none(), "it is up already");
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.dir.path().join("portolan.log"))
             .unwrap();
-        let mut child = Command::new(PORTOLAN)
+        let mut child = Command::new(&self.program)
             .arg("up")
             .arg(self.config())
             .env("PORTOLAN_LOG", "info")
+            .envs(self.env.clone())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -119,8 +133,13 @@ impl Stage {
 
     /// SIGTERM; returns the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
+        signal(self.child.as_ref().unwrap().id(), "TERM");
+        self.ended()
+    }
+
+    /// Waits until the started process has ended; returns the exit code.
+    pub fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().unwrap();
-        signal(child.id(), "TERM");
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -129,6 +148,26 @@ impl Stage {
             assert!(Instant::now() < until, "it does not end:\n{}", self.log());
             std::thread::sleep(POLL);
         }
+    }
+
+    /// The process that was started.
+    pub fn started_pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// The processes that run this configuration.
+    pub fn processes(&self) -> Vec<u32> {
+        let config = self.config().into_os_string().into_encoded_bytes();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let mut words = words.split(|byte| *byte == 0);
+            if words.any(|word| word == b"up") && words.any(|word| word == config) {
+                found.push(pid);
+            }
+        }
+        found
     }
 
     /// A command of the CLI, asked of this stage.
@@ -249,6 +288,9 @@ impl Drop for Stage {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        for pid in self.processes() {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
         }
         let stopped = Command::new(PORTOLAN).arg("stop").arg(self.config()).output();
         if std::thread::panicking() {
