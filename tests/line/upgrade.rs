@@ -164,7 +164,10 @@ async fn two_upgrades_in_a_row_under_load_lose_nothing() {
 
 #[test]
 fn what_the_old_process_has_under_way_is_waited_for_and_it_hears_of_changes() {
-    let stage = Stage::started(&quickstart());
+    // An instance that is told to stop has no time to end what is under way.
+    let hasty = quickstart().replace("instances = 3", "instances = 3\nkill_timeout = \"100ms\"");
+    assert!(hasty.contains("kill_timeout"));
+    let stage = Stage::started(&hasty);
     stage.wait_running(6);
     stage.wait_200("shop.test", "/");
     // On a kept connection of the old process, so that it routes by tables of the new one.
