@@ -20,7 +20,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
-use portolan_discovery::model::{ListenerName, NodeName, Protocol};
+use portolan_discovery::model::{CertificateName, ListenerName, NodeName, Protocol};
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::{Commands, Controller};
@@ -46,6 +46,8 @@ pub struct Context {
     pub router: Arc<portolan_router::Router>,
     /// The listeners of this node, for warnings about routes.
     pub listeners: Vec<(ListenerName, Protocol)>,
+    /// Those of them that speak TLS, with the certificate that each shows by default.
+    pub tls: Vec<(ListenerName, Option<CertificateName>)>,
     /// The controller's writes.
     pub commands: Arc<Commands>,
     /// The controller's state.
@@ -88,6 +90,7 @@ fn routes(context: Arc<Context>) -> Router {
             get(read::route).put(write::put_route).delete(write::delete_route),
         )
         .route("/v1/explain", get(explain::explain))
+        .route("/v1/certificates", get(read::certificates))
         .route("/v1/nodes", get(read::nodes))
         .route("/v1/overrides", get(read::overrides).post(write::put_override))
         .route("/v1/overrides/{*scope}", delete(write::delete_override))

@@ -3,6 +3,7 @@
 
 mod args;
 mod ask;
+mod authority;
 mod change;
 mod client;
 mod start;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Whoami { bind } => start::whoami(bind),
+        Command::Ca { command } => authority::run(command),
         command => ask_running(command, &args.global),
     }
 }
@@ -85,6 +87,7 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Route { command: RouteCommand::Explain(explain) } => {
             ask::explain(&client, json, &explain).await
         }
+        Command::Certs => ask::certs(&client, json).await,
         Command::Nodes => ask::nodes(&client, json).await,
         Command::Apps { app: None } => ask::apps(&client, json).await,
         Command::Apps { app: Some(app) } => ask::app(&client, json, &app).await,
@@ -107,6 +110,7 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
         | Command::Check(_)
         | Command::Stop { .. }
         | Command::Whoami { .. }
+        | Command::Ca { .. }
         | Command::Completions { .. }
         | Command::Reference
         | Command::Shim { .. } => unreachable!("`main` does these itself"),

@@ -18,7 +18,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portolan_agent::register::Declared;
 use portolan_discovery::model::{
-    AppName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol, Resources, Route,
+    AppName, CertificateName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol,
+    Resources, Route,
 };
 use portolan_dns::ZoneName;
 use portolan_router::{ErrorPages, ProxyProtocol, TlsSettings, ViaName};
@@ -202,6 +203,16 @@ impl Config {
         let text =
             std::fs::read_to_string(path).map_err(|error| ConfigError::read(path, &error))?;
         Self::parse(path, &text)
+    }
+
+    /// The listeners that speak TLS, with the certificate that each shows by default if one is
+    /// named.
+    pub fn tls_listeners(&self) -> Vec<(ListenerName, Option<CertificateName>)> {
+        let with_tls = |listener: &Listener| {
+            let tls = listener.tls.as_ref()?;
+            Some((listener.name.clone(), tls.default_certificate.clone()))
+        };
+        self.listeners.iter().filter_map(with_tls).collect()
     }
 
     /// Checks `text`, which stands in the file at `path`.

@@ -2,6 +2,7 @@
 //! them to router, resolver and agent.
 
 pub mod api;
+pub mod authority;
 pub mod certificates;
 pub mod cli;
 mod clock;

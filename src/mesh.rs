@@ -256,6 +256,7 @@ impl Plane {
             live: self.live.clone(),
             router: self.router.clone(),
             listeners: self.config.listeners.iter().map(|l| (l.name.clone(), l.protocol)).collect(),
+            tls: self.config.tls_listeners(),
             commands: self.commands.clone(),
             controller: self.controller.clone(),
             jobs_dir: jobs_dir(&self.config.node.data_dir),

@@ -19,6 +19,7 @@ use super::{events, explain, logs, metrics, read, upgrade, write};
         read::instances,
         read::routes,
         read::route,
+        read::certificates,
         read::nodes,
         read::overrides,
         read::apps,

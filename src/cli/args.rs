@@ -122,6 +122,13 @@ pub(super) enum Command {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
+    /// List the certificates of this node: names, days left, listeners.
+    Certs,
+    /// A local authority, for trying TLS out and between machines of one's own.
+    Ca {
+        #[command(subcommand)]
+        command: CaCommand,
+    },
     /// Follow what happens in the cluster.
     Events {
         /// Begin after this revision instead of now.
@@ -207,6 +214,29 @@ pub(super) struct Check {
     /// Do not ask the resolvers that the file names whether they answer.
     #[arg(long)]
     pub(super) offline: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaCommand {
+    /// Make an authority: DIR/ca.pem for those who are to trust it, DIR/ca.key for nobody.
+    Init {
+        /// The folder; it is made.
+        dir: PathBuf,
+    },
+    /// Issue a certificate and put it and its key beside the authority: DIR/NAME.pem, DIR/NAME.key.
+    Issue {
+        /// The folder of the authority.
+        dir: PathBuf,
+        /// The hosts and addresses that it is for, such as shop.test, *.shop.test or 127.0.0.1.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// How many days it holds.
+        #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// For a client, which shows it to a listener or an instance that asks.
+        #[arg(long)]
+        client: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,8 +7,8 @@ use super::args::Explain;
 use super::client::Client;
 use super::table::{self, ago, counts, or_dash, say};
 use crate::api::view::{
-    AppView, DeploymentView, EventView, ExplainView, InstanceView, JobView, LogView, MatchView,
-    NodeView, ReleaseView, RouteView, ServiceView, StatusView,
+    AppView, CertificateView, DeploymentView, EventView, ExplainView, InstanceView, JobView,
+    LogView, MatchView, NodeView, ReleaseView, RouteView, ServiceView, StatusView,
 };
 use crate::clock;
 
@@ -231,6 +231,31 @@ fn indented<const N: usize>(mut rows: Vec<[String; N]>) -> Vec<[String; N]> {
         row[0].insert_str(0, "  ");
     }
     rows
+}
+
+pub(super) async fn certs(client: &Client, json: bool) -> Result<(), Failure> {
+    let views: Vec<CertificateView> = client.get("/v1/certificates").await?;
+    if json {
+        table::json(&views);
+        return Ok(());
+    }
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            let listeners = view.listeners.iter().map(|listener| {
+                let is_default = view.default_of.contains(listener);
+                format!("{listener}{}", if is_default { " (default)" } else { "" })
+            });
+            let days = match view.days_left {
+                days @ ..0 => format!("expired {} days ago", -days),
+                days => days.to_string(),
+            };
+            let listeners: Vec<_> = listeners.collect();
+            [view.name.clone(), view.hosts.join(" "), days, listeners.join(", ")]
+        })
+        .collect();
+    table::print(["CERTIFICATE", "HOSTS", "DAYS", "LISTENERS"], &rows);
+    Ok(())
 }
 
 pub(super) async fn nodes(client: &Client, json: bool) -> Result<(), Failure> {

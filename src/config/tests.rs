@@ -3,6 +3,7 @@ use std::path::Path;
 use portolan_discovery::model::{AppName, Coding, CompressRule, Origin, Protocol, Rule};
 
 use super::*;
+use crate::authority::Purpose;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("/etc/portolan/p.toml"), text)
@@ -417,11 +418,48 @@ fn every_example_is_good() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            match path.file_name().unwrap().to_str().unwrap() {
+                "tls.toml" => with_certificates(&path),
+                _ => Config::load(&path),
+            }
+            .unwrap_or_else(|error| panic!("{error}"));
             read += 1;
         }
     }
     assert!(read > 0);
+}
+
+/// Reads an example after the commands that it begins with.
+fn with_certificates(path: &Path) -> Result<Config, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let now_s = crate::clock::unix_s();
+    let (authority, names) = (folder.path().join("tls"), ["shop.test".to_owned()]);
+    crate::authority::init(&authority, now_s).unwrap();
+    crate::authority::issue(&authority, &names, Purpose::Server, now_s, 90).unwrap();
+    let copy = folder.path().join("tls.toml");
+    std::fs::copy(path, &copy).unwrap();
+    Config::load(&copy)
+}
+
+#[test]
+fn what_is_wrong_with_tls_is_said_where_it_stands() {
+    let listener =
+        |more: &str| error(&format!("[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:0\"\n{more}"));
+    for (more, expected) in [
+        ("tls = {}\nredirect_https = 443", ":7:18: a listener with tls would redirect to itself"),
+        ("protocol = \"tcp\"\nredirect_https = 443", "a TCP listener has no requests"),
+        ("redirect_https = 0", "redirect_https is 0"),
+        ("tls = { client_certificates = \"optional\" }", "without client_ca_file"),
+        ("tls = { client_ca_file = \"/nowhere/ca.pem\" }", "there is no file /nowhere/ca.pem"),
+        ("tls = { version_min = \"1.1\" }", "unknown variant `1.1`, expected `1.2` or `1.3`"),
+        ("tls = { ciphers = \"all\" }", "unknown field `ciphers`"),
+    ] {
+        let said = listener(more);
+        assert!(said.contains(expected), "{said}");
+    }
+    let pair = "name = \"a\"\nchain_file = \"/etc/hostname\"\nkey_file = \"/etc/hostname\"\n";
+    let said = error(&format!("[[certificates]]\n{pair}"));
+    assert!(said.contains(":5:14: certificate \"a\": /etc/hostname with"), "{said}");
 }
 
 /// A key that the reference names is read, and one that it lacks is unknown.

@@ -8,4 +8,5 @@ mod crash;
 mod deploy;
 mod quickstart;
 mod stage;
+mod tls;
 mod upgrade;
