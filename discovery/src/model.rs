@@ -31,5 +31,6 @@ pub use route::{
     Rewrite, Route, RouteTimeouts, Rule,
 };
 pub use service::{
-    Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, ProxyVersion, Service, Sticky,
+    Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, ProxyVersion, Service,
+    ServiceTls, ServiceTlsError, Sticky,
 };

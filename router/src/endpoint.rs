@@ -16,6 +16,7 @@ use portolan_discovery::model::{InstanceId, ProxyVersion, ServiceName, Weight};
 use crate::metrics::ServiceMetrics;
 use crate::queue::Queue;
 use crate::sticky::{Cookie, Token};
+use crate::tls::InstanceTls;
 use latency::Latency;
 use strikes::Strikes;
 
@@ -122,6 +123,8 @@ pub struct Endpoint {
     pub keep_alive: bool,
     /// The header that connections to it begin with, if any: each is for one client then.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// How it is spoken to by TLS, if it is.
+    pub tls: Option<Arc<InstanceTls>>,
     /// The cookie of its service, if that has one.
     pub cookie: Option<Box<Cookie>>,
     /// What outlives the table.

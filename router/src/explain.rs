@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portolan_discovery::model::route::{HeaderName, ParameterName};
 use portolan_discovery::model::{
     Coding, Concurrency, HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates,
-    ProxyVersion, Revision, Route, RouteName, ServiceName, Weight,
+    ProxyVersion, Revision, Route, RouteName, ServiceName, ServiceTls, Weight,
 };
 use portolan_discovery::snapshot::State;
 
@@ -140,6 +140,8 @@ pub struct BackendView {
     pub waiting: u32,
     /// The PROXY header that connections to its instances begin with.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// How connections to it are TLS, if they are.
+    pub tls: Option<ServiceTls>,
     /// Its instances, by id.
     pub endpoints: Vec<EndpointView>,
 }
@@ -241,6 +243,7 @@ impl Table {
                 limit: limit.map(|(limit, _)| *limit),
                 waiting: limit.map_or(0, |(_, waiting)| waiting),
                 proxy_protocol: record.and_then(|entry| entry.service.proxy_protocol),
+                tls: record.and_then(|entry| entry.service.tls.clone()),
                 endpoints,
             }
         };

@@ -61,6 +61,6 @@ pub use table::{
 };
 pub use tls::{
     CHAIN_BYTES_MAX, Certificate, CertificateError, CertificateSet, Certificates,
-    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, Hsts, TlsSettings, TlsVersion,
-    UnknownName,
+    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, Hsts, InstanceTls, TlsSettings,
+    TlsVersion, UnknownName,
 };

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use portolan_discovery::model::ProxyVersion;
 use portolan_discovery::model::route::Percent;
 use tokio::io::AsyncWriteExt;
 
@@ -20,8 +19,9 @@ use crate::endpoint::{Endpoint, InFlight};
 use crate::h1::{
     BodyFraming, BodyState, Limits, Phase, RequestFacts, ResponseFacts, parse_response,
 };
-use crate::pool::{self, Care, Upstream};
+use crate::pool::{Care, Upstream};
 use crate::table::RouteEntry;
+use crate::upstream;
 use crate::worker::{self, Worker};
 
 /// The largest body that is copied: it is held until the copy is sent.
@@ -195,12 +195,12 @@ impl Copy {
         let mut upstream = match kept {
             Some(kept) => kept,
             None => {
-                let mut stream = pool::connect(picked.addr).await?;
-                stream.write_all(header(picked)).await?;
+                let stream = upstream::begin(picked, header(picked)).await?;
                 Upstream { stream, reused: false, idle_max: worker.timeouts.upstream_idle }
             }
         };
         upstream.stream.write_all(&self.bytes).await?;
+        upstream.stream.flush().await?;
         let reusable = self.read_answer(worker, &mut upstream).await?;
         Ok(reusable.then_some(upstream))
     }
@@ -255,8 +255,8 @@ impl Copy {
 
 /// What the instance is told first, if its service asks for a PROXY header: a copy is the router's
 /// own request.
-fn header(picked: &Endpoint) -> &'static [u8] {
-    picked.proxy_protocol.map_or(b"", ProxyVersion::of_our_own)
+fn header(picked: &Endpoint) -> Option<Box<[u8]>> {
+    picked.proxy_protocol.map(|version| version.of_our_own().into())
 }
 
 /// What `future` comes to, unless the wait of the timer ends before.

@@ -5,6 +5,7 @@
 
 mod certificate;
 mod certificates;
+mod instance;
 mod peer;
 mod serve;
 mod serving;
@@ -16,11 +17,13 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use certificate::{CHAIN_BYTES_MAX, Certificate, CertificateError};
 pub use certificates::{CertificateSet, Certificates};
+pub use instance::InstanceTls;
 pub use settings::{
     ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, Hsts, TlsSettings, TlsVersion,
     UnknownName,
 };
 
+pub(crate) use instance::InstanceTlsError;
 pub(crate) use serve::{Outcome, serve};
 pub(crate) use serving::{Serving, tickets};
 

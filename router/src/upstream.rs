@@ -77,15 +77,26 @@ pub(crate) fn open(
     client: &Client,
     picked: &Endpoint,
 ) -> impl Future<Output = io::Result<Stream>> + use<> {
-    let addr = picked.addr;
-    // Apart, so that idle clients do not hold the room for it.
     let header = picked.proxy_protocol.map(|version| header(version, client).into_boxed_slice());
+    begin(picked, header)
+}
+
+/// Opens a connection that begins with this header, and with TLS if the instance speaks that.
+pub(crate) fn begin(
+    picked: &Endpoint,
+    header: Option<Box<[u8]>>,
+) -> impl Future<Output = io::Result<Stream>> + use<> {
+    let (addr, tls) = (picked.addr, picked.tls.clone());
     async move {
         let mut stream = pool::connect(addr).await?;
         if let Some(header) = header {
             stream.write_all(&header).await?;
         }
-        Ok(stream)
+        match tls {
+            None => Ok(stream),
+            // Apart, so that idle clients do not hold the room for it.
+            Some(tls) => Box::pin(async move { tls.connect(stream, addr).await }).await,
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod handshakes;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use the rest of it")]
 #[path = "proxy/instance.rs"]
 mod instance;
+#[path = "tls/instances.rs"]
+mod instances;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use the rest of it")]
 #[path = "proxy/peer.rs"]
 mod peer;

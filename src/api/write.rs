@@ -87,6 +87,10 @@ pub(super) async fn put_service(
         sticky: call.sticky.map(|view| view.record().map_err(invalid)).transpose()?,
         concurrency: call.concurrency.map(|view| view.record().map_err(invalid)).transpose()?,
         proxy_protocol: call.proxy_protocol.as_deref().map(proxy_version).transpose()?,
+        tls: call
+            .tls
+            .map(|view| view.record().map_err(|error| ApiError::invalid(error, "")))
+            .transpose()?,
         labels: call.labels,
     };
     Ok(done(&context.commands.put_service(service).await?))

@@ -62,7 +62,8 @@ pub(super) async fn services(
         } else {
             let header = view.proxy_protocol.as_ref();
             let header = header.map(|version| format!(", PROXY {version}")).unwrap_or_default();
-            say!("{} ({}{header}): {}", view.name, view.protocol, counts(&view.states));
+            let tls = if view.tls.is_some() { " by TLS" } else { "" };
+            say!("{} ({}{tls}{header}): {}", view.name, view.protocol, counts(&view.states));
             print_instances(&view.instances);
         }
         return Ok(());

@@ -446,6 +446,13 @@ pub const SETTINGS: &[Setting] = &[
         "\"off\", \"v1\" or \"v2\"",
         "The PROXY header that connections to instances begin with: the client's address and the one it came to, of http and of tcp; version 2 with a checksum. A connection serves one client then and is kept for that one only, so instances have a connection for each client. Mirrored requests and checks name nobody (LOCAL, UNKNOWN).",
     ),
+    row(
+        "[[services]]",
+        "tls",
+        "off",
+        "{} or { ca_file, name, verify, chain_file, key_file }",
+        "Instances are spoken to by TLS. Their certificate must be of an authority in `ca_file` (the system's by default) and for `name` (the address by default), unless `verify = false`. `chain_file` and `key_file` are shown to instances that ask. All are read on every machine with a router when the service changes, so paths begin with `/`; while one cannot be used, the instances get nothing. A handshake that fails is a 502; it has to end within connect_timeout.",
+    ),
     row("[[services]]", "labels", "none", TEXTS, "Free key-value pairs."),
     row(
         "[[services]]",

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 use portolan_discovery::model::service::{BalanceWord, BalancingError, ConcurrencyError};
 use portolan_discovery::model::{
     Balancing, Concurrency, Ejection, HashBy, InstanceId, Origin, Protocol, ProxyVersion, Service,
-    ServiceName, Sticky, Weight,
+    ServiceName, ServiceTls, Sticky, Weight,
 };
 use serde::Deserialize;
 
@@ -114,6 +114,7 @@ macro_rules! service_keys {
             queue_wait: Option<value::Span>,
             #[serde(default, deserialize_with = "value::proxy_protocol")]
             proxy_protocol: Option<ProxyVersion>,
+            tls: Option<ServiceTls>,
             #[serde(default)]
             balance: BalanceWord,
             hash_by: Option<HashBy>,
@@ -139,6 +140,7 @@ macro_rules! service_keys {
                     slow_start: span(&self.slow_start),
                     ejection: self.ejection,
                     proxy_protocol: self.proxy_protocol,
+                    tls: self.tls.clone(),
                     labels: self.labels.clone(),
                 })
             }

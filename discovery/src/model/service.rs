@@ -5,6 +5,7 @@ mod concurrency;
 mod ejection;
 mod proxy_header;
 mod sticky;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub use concurrency::{
 };
 pub use proxy_header::ProxyVersion;
 pub use sticky::{COOKIE_NAME_BYTES_MAX, CookieName, CookieNameError, Sticky};
+pub use tls::{ServiceTls, ServiceTlsError};
 
 /// What a service speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,9 @@ pub struct Service {
     /// The header that connections to instances begin with, which names the client; mostly none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyVersion>,
+    /// How its instances are spoken to by TLS; mostly they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServiceTls>,
     /// Free key-value pairs for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -88,6 +93,7 @@ impl Service {
             sticky: None,
             concurrency: None,
             proxy_protocol: None,
+            tls: None,
             labels: BTreeMap::new(),
         }
     }
@@ -126,6 +132,7 @@ mod tests {
             slow_start: Some(Duration::from_secs(7)),
             ejection: None,
             proxy_protocol: Some(ProxyVersion::V2),
+            tls: Some(ServiceTls::DEFAULT),
             ..Service::named(ServiceName::parse("web").unwrap())
         };
         let text = serde_json::to_string(&service).unwrap();

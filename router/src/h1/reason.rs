@@ -92,6 +92,7 @@ reasons! {
     UpstreamConnectRefused 502 "SC" "upstream_connect_refused" "the instance refused the connection";
     UpstreamConnectFailed 502 "SC" "upstream_connect_failed" "the instance could not be reached";
     UpstreamConnectTimeout 504 "sC" "upstream_connect_timeout" "the instance did not accept the connection in time";
+    UpstreamTlsFailed 502 "SC" "upstream_tls_failed" "the TLS handshake with the instance failed";
     UpstreamReset 502 "SH" "upstream_reset" "the instance reset the connection before it answered";
     UpstreamClosed 502 "SH" "upstream_closed" "the instance closed the connection before it answered";
     UpstreamTimeout 504 "sH" "upstream_timeout" "the instance did not answer in time";
@@ -131,6 +132,7 @@ impl Reason {
             UpstreamConnectRefused => "connection_refused",
             UpstreamConnectFailed => "destination_ip_unroutable",
             UpstreamConnectTimeout => "connection_timeout",
+            UpstreamTlsFailed => "tls_protocol_error",
             UpstreamReset | UpstreamClosed => "connection_terminated",
             UpstreamTimeout | UpstreamBodyTimeout => "http_response_timeout",
             UpstreamBadResponse | UpstreamBadLength | UpstreamTooManyInterim => {

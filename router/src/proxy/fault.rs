@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::h1::Reason;
+use crate::tls::InstanceTlsError;
 
 /// Whether a failed attempt may be repeated (RFC 9110 §9.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub(crate) fn is_gateway_error(reason: Reason) -> bool {
         UpstreamConnectRefused
             | UpstreamConnectFailed
             | UpstreamConnectTimeout
+            | UpstreamTlsFailed
             | UpstreamReset
             | UpstreamClosed
             | UpstreamTimeout
@@ -100,6 +102,9 @@ pub(crate) fn costs_budget(reason: Reason) -> bool {
 /// Why a connection did not open.
 pub(crate) fn connect_fault(error: &io::Error) -> Reason {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    if error.get_ref().is_some_and(|cause| cause.is::<InstanceTlsError>()) {
+        return Reason::UpstreamTlsFailed;
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Reason::UpstreamConnectRefused,
         io::ErrorKind::TimedOut => Reason::UpstreamConnectTimeout,

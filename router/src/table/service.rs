@@ -25,6 +25,7 @@ use crate::endpoint::{Endpoint, EndpointState, InFlight};
 use crate::metrics::{Metrics, ServiceMetrics};
 use crate::queue::Queue;
 use crate::sticky::{Cookie, Token, Tokens};
+use crate::tls::InstanceTls;
 
 /// A service's name with its hash, so that a pick neither hashes nor, as a rule, reads it.
 #[derive(Debug, Clone)]
@@ -110,6 +111,8 @@ pub struct ServiceTable {
     kept: bool,
     balance: Balance,
     ejection: Option<Ejection>,
+    /// How its instances are spoken to by TLS.
+    tls: Option<Arc<InstanceTls>>,
     /// What few services have; a pick asks once for all of it.
     care: Option<Box<Care>>,
     /// The line, once there was a limit: it stays when that goes.
@@ -155,11 +158,17 @@ impl ServiceTable {
             (None, Some(_)) => Some(Queue::new(metrics.queue(&key.name))),
             (None, None) => None,
         };
+        let tls = InstanceTls::of(
+            &key.name,
+            entry.service.tls.as_ref(),
+            entry.service.protocol,
+            previous.and_then(|previous| previous.tls.as_ref()),
+        );
         let members: Box<[Member]> = entry
             .members
             .values()
             .map(|member| {
-                let endpoint = endpoint(entry, member, previous, &handles);
+                let endpoint = endpoint(entry, member, previous, &handles, tls.as_ref());
                 let unused = matches!(member.state, State::Draining | State::AdminDown);
                 endpoint.state.want_idle(!unused);
                 if let Some(queue) = &queue {
@@ -194,6 +203,7 @@ impl ServiceTable {
             kept: matches!(choice, Choice::Kept(_)),
             balance,
             ejection: entry.service.ejection,
+            tls,
             care,
             queue,
             members,
@@ -453,20 +463,27 @@ impl<'p> Choice<'p> {
     }
 }
 
+fn is_same(before: Option<&Arc<InstanceTls>>, now: Option<&Arc<InstanceTls>>) -> bool {
+    before.map(Arc::as_ptr) == now.map(Arc::as_ptr)
+}
+
 /// The endpoint of a member. Its live state is taken over from the previous table while id and
-/// address stay; the whole endpoint is, while nothing about it has changed.
+/// address stay, and how it is spoken to by TLS; the whole endpoint is, while nothing about it has
+/// changed.
 fn endpoint(
     entry: &ServiceEntry,
     member: &snapshot::Member,
     previous: Option<&ServiceTable>,
     metrics: &Arc<ServiceMetrics>,
+    tls: Option<&Arc<InstanceTls>>,
 ) -> Arc<Endpoint> {
     let instance = &member.instance;
     let sticky = entry.service.sticky.as_ref();
     let before = previous
         .and_then(|previous| previous.member(&instance.id))
         .map(|member| &member.endpoint)
-        .filter(|endpoint| endpoint.addr == instance.addr);
+        // A connection that was opened on other terms is not for what comes now.
+        .filter(|endpoint| endpoint.addr == instance.addr && is_same(endpoint.tls.as_ref(), tls));
     if let Some(before) = before
         && before.weight == instance.weight
         && before.keep_alive == entry.service.keep_alive
@@ -482,6 +499,7 @@ fn endpoint(
         weight: instance.weight,
         keep_alive: entry.service.keep_alive,
         proxy_protocol: entry.service.proxy_protocol,
+        tls: tls.cloned(),
         cookie: sticky
             .map(|sticky| Box::new(Cookie::new(sticky, &entry.service.name, &instance.id))),
         state: before.map_or_else(EndpointState::new, |before| Arc::clone(&before.state)),

@@ -65,6 +65,14 @@ fn of_service(backend: &BackendView) -> Vec<String> {
             humantime::format_duration(limit.queue_wait()),
         ));
     }
+    if let Some(tls) = &backend.tls {
+        let name = tls.name.as_ref().map_or_else(|| "its address".to_owned(), ToString::to_string);
+        let held = match tls.verify {
+            true => format!("an instance needs a certificate for {name}"),
+            false => "no certificate is verified".to_owned(),
+        };
+        lines.push(format!("connections to {service} are TLS: {held}"));
+    }
     if let Some(version) = backend.proxy_protocol {
         lines.push(format!("connections to {service} begin with a PROXY header {version}"));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portolan_discovery::model::Instance;
+use portolan_discovery::model::{Host, Instance, ServiceTls};
 use portolan_discovery::snapshot::{Member, ServiceEntry, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -39,10 +39,56 @@ pub struct ServiceView {
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<String>,
+    /// How instances are spoken to by TLS; they are not when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServiceTlsView>,
     /// Instances by state.
     pub states: BTreeMap<String, usize>,
     /// The instances.
     pub instances: Vec<InstanceView>,
+}
+
+/// How instances are spoken to by TLS. Files lie on every machine with a router.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceTlsView {
+    /// Whether the certificate must be trusted and for the name; it must when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<bool>,
+    /// The authorities to trust, in PEM; the system's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    /// The name that the certificate must have; the address when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The chain that the router shows when it is asked, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_file: Option<String>,
+    /// Its key, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<String>,
+}
+
+impl ServiceTlsView {
+    /// As it is stored.
+    pub fn record(self) -> Result<ServiceTls, Box<dyn std::error::Error + Send + Sync>> {
+        let Self { verify, ca_file, name, chain_file, key_file } = self;
+        let name = name.map(|name| Host::parse(&name)).transpose()?;
+        let verify = verify.unwrap_or(true);
+        Ok(ServiceTls { verify, ca_file, name, chain_file, key_file }.checked()?)
+    }
+}
+
+impl From<&ServiceTls> for ServiceTlsView {
+    fn from(tls: &ServiceTls) -> Self {
+        Self {
+            verify: Some(tls.verify),
+            ca_file: tls.ca_file.clone(),
+            name: tls.name.as_ref().map(ToString::to_string),
+            chain_file: tls.chain_file.clone(),
+            key_file: tls.key_file.clone(),
+        }
+    }
 }
 
 /// An instance.
@@ -101,6 +147,9 @@ pub struct ServiceCall {
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<String>,
+    /// How instances are spoken to by TLS; they are not when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServiceTlsView>,
     /// Free key-value pairs.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -132,6 +181,7 @@ impl From<&ServiceEntry> for ServiceView {
             sticky: entry.service.sticky.as_ref().map(StickyView::from),
             concurrency: entry.service.concurrency.as_ref().map(ConcurrencyView::from),
             proxy_protocol: entry.service.proxy_protocol.map(|version| version.to_string()),
+            tls: entry.service.tls.as_ref().map(ServiceTlsView::from),
             states: states(entry.members.values()),
             instances: entry.members.values().map(InstanceView::from).collect(),
         }
