@@ -1,4 +1,4 @@
-//! The data path: route table, HTTP/1.1 and TCP, one worker per core.
+//! The data path: route table, HTTP/1.1, TCP and TLS, one worker per core.
 //!
 //! [`Router::bind`] takes a [`Config`] and binds every socket, [`Bound::start`] starts the
 //! workers with their first [`Table`], [`Router::publish`] gives them the next one, and

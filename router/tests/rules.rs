@@ -28,7 +28,7 @@
 //! | 21 other forms | `target::a_target_of_no_form_is_refused` |
 //! | 22 `:authority` | HTTP/2 only |
 //! | 23 host comparison | `target::a_host_is_compared_without_case_port_and_final_dot` |
-//! | 24 SNI | TLS only; the scheme: `answers::an_error_has_its_status_and_the_code_of_the_log` (421) |
+//! | 24 SNI | `router/tests/tls/requests.rs`: `a_request_for_the_host_of_another_certificate_is_misdirected`; the scheme: `answers::an_error_has_its_status_and_the_code_of_the_log` (421) |
 //! | 25 paths | `target::a_path_is_matched_as_what_it_means`, `target::a_target_of_no_form_is_refused` |
 //! | 26 fields of a hop | `hops::what_concerns_the_clients_connection_stays_on_it`, `hops::what_concerns_the_back_ends_connection_stays_on_it` |
 //! | 27 options that are not to be obeyed | the same two |
