@@ -158,12 +158,7 @@ impl ServiceTable {
             (None, Some(_)) => Some(Queue::new(metrics.queue(&key.name))),
             (None, None) => None,
         };
-        let tls = InstanceTls::of(
-            &key.name,
-            entry.service.tls.as_ref(),
-            entry.service.protocol,
-            previous.and_then(|previous| previous.tls.as_ref()),
-        );
+        let tls = InstanceTls::of(&entry.service, previous.and_then(|p| p.tls.as_ref()));
         let members: Box<[Member]> = entry
             .members
             .values()

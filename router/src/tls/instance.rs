@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use portolan_discovery::model::{Protocol, ServiceTls};
+use portolan_discovery::model::{Protocol, Service, ServiceTls};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -38,13 +38,9 @@ pub(crate) struct InstanceTlsError(#[source] io::Error);
 
 impl InstanceTls {
     /// The same as `previous` while nothing has changed.
-    pub(crate) fn of(
-        service: &dyn std::fmt::Display,
-        settings: Option<&ServiceTls>,
-        protocol: Protocol,
-        previous: Option<&Arc<Self>>,
-    ) -> Option<Arc<Self>> {
-        let settings = settings?;
+    pub(crate) fn of(service: &Service, previous: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let Service { name, protocol, tls, .. } = service;
+        let (settings, protocol) = (tls.as_ref()?, *protocol);
         let same = |tls: &&Arc<Self>| {
             tls.settings == *settings && tls.protocol == protocol && tls.config.is_some()
         };
@@ -54,7 +50,7 @@ impl InstanceTls {
         let config = match config(settings, protocol) {
             Ok(config) => Some(Arc::new(config)),
             Err(cause) => {
-                error!(%service, %cause, "tls to the instances cannot be set up: none is used");
+                error!(service = %name, %cause, "tls to the instances cannot be set up: none is used");
                 None
             }
         };
