@@ -49,7 +49,7 @@ pub enum CertificateFilesError {
         /// The file of the key.
         key: PathBuf,
         /// What is wrong.
-        source: CertificateError,
+        source: Box<CertificateError>,
     },
 }
 
@@ -81,7 +81,7 @@ impl CertificateFiles {
                 name: self.name.clone(),
                 chain: self.chain_file.clone(),
                 key: self.key_file.clone(),
-                source,
+                source: Box::new(source),
             }
         })
     }
