@@ -89,6 +89,8 @@ pub struct Timeouts {
     pub tunnel_idle: Duration,
     /// Without a byte in either direction of a TCP connection; a route may say otherwise.
     pub tcp_idle: Duration,
+    /// Without a datagram in either direction of a UDP session; a route may say otherwise.
+    pub udp_idle: Duration,
     /// In a drain: for requests that idle clients were about to send.
     pub drain_grace: Duration,
 }
@@ -107,6 +109,7 @@ impl Timeouts {
         upstream_idle: Duration::from_secs(30),
         tunnel_idle: Duration::from_secs(3600),
         tcp_idle: Duration::from_secs(600),
+        udp_idle: Duration::from_secs(30),
         drain_grace: Duration::from_secs(1),
     };
 }
@@ -128,6 +131,9 @@ pub struct Limits {
     /// Client connections of one source (an IPv4 address or an IPv6 /64) to one worker; more are
     /// shed. Trusted peers stand for many sources and are not limited.
     pub connections_per_source_max: Option<usize>,
+    /// UDP sessions of one worker; the datagrams of more clients are dropped. Each needs a file
+    /// descriptor and about 1 KiB, and the kernel holds up to 256 KiB of answers for it.
+    pub udp_sessions_max: usize,
     /// Bytes of buffers that one worker holds for what is under way; new requests and TCP
     /// connections are shed beyond, and from a quarter of it on only small buffers are lent.
     pub buffer_bytes_max: usize,
@@ -147,6 +153,8 @@ impl Limits {
         connections_max: 16_384,
         // Many honest clients may share an address.
         connections_per_source_max: None,
+        // A resolver's clients at a hundred questions a second.
+        udp_sessions_max: 4_096,
         // A small buffer for each of the connections.
         buffer_bytes_max: 256 * 1024 * 1024,
         // That of Kestrel and IIS: a tenth of what the slowest mobile links do.
@@ -171,13 +179,22 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// File descriptors that are left for everything but connections.
 pub const FILES_RESERVED: u64 = 256;
 
-/// How many client connections each of `workers` may have when the process may open `files`.
-pub(crate) fn connections_for(files: Option<u64>, workers: usize) -> usize {
+/// How many client connections each of `workers` may have when the process may open `files` and
+/// each worker may have `sessions` of UDP.
+pub(crate) fn connections_for(files: Option<u64>, workers: usize, sessions: usize) -> usize {
     let Some(files) = files else { return usize::MAX };
     let each = files.saturating_sub(FILES_RESERVED) / workers.max(1) as u64;
+    let each = each.saturating_sub(sessions as u64);
     // Connections that are shed have no second one.
     let each = each.saturating_sub(SHEDDING_MAX as u64) / 2;
     usize::try_from(each).unwrap_or(usize::MAX).max(1)
+}
+
+/// How many sessions of UDP each of `workers` may have: at most a quarter of the files.
+pub(crate) fn sessions_for(files: Option<u64>, workers: usize) -> usize {
+    let Some(files) = files else { return usize::MAX };
+    let each = files.saturating_sub(FILES_RESERVED) / workers.max(1) as u64;
+    usize::try_from(each / 4).unwrap_or(usize::MAX).max(1)
 }
 
 /// Everything a router is started with.
@@ -216,18 +233,20 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::connections_for;
+    use super::{connections_for, sessions_for};
 
     #[test]
     fn connections_share_the_files_that_are_not_reserved() {
-        for (files, workers, expected) in [
-            (None, 4, usize::MAX),
-            (Some(1_024), 2, 160),
-            (Some(1_048_576), 8, 65_488),
-            (Some(100), 2, 1),
-            (Some(1_024), 0, 352),
+        for (files, workers, sessions, expected) in [
+            (None, 4, 0, usize::MAX),
+            (Some(1_024), 2, 0, 160),
+            (Some(1_048_576), 8, 0, 65_488),
+            (Some(100), 2, 0, 1),
+            (Some(1_024), 0, 0, 352),
+            (Some(1_024), 0, 192, 256),
         ] {
-            assert_eq!(connections_for(files, workers), expected);
+            assert_eq!(connections_for(files, workers, sessions), expected);
         }
+        assert_eq!((sessions_for(Some(1_024), 1), sessions_for(Some(0), 1)), (192, 1));
     }
 }

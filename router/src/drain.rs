@@ -129,8 +129,8 @@ pub(crate) async fn run(worker: &Rc<Worker>, listeners: &mut JoinSet<()>, order:
         biased;
         () = drained => {}
         () = order.wait(Word::Cut) => {
-            cut.fetch_add(worker.open() as u64, Ordering::Relaxed);
-            (0..worker.open()).for_each(|_| worker.metrics.ended(Reason::DrainCut));
+            cut.fetch_add(worker.under_way() as u64, Ordering::Relaxed);
+            (0..worker.under_way()).for_each(|_| worker.metrics.ended(Reason::DrainCut));
         }
     }
 }

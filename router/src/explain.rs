@@ -44,9 +44,9 @@ pub struct Explanation {
 pub struct Candidate {
     /// The route.
     pub route: RouteName,
-    /// Its host; none for TCP.
+    /// Its host; none for TCP and UDP.
     pub host: Option<HostPattern>,
-    /// Its path; none for TCP.
+    /// Its path; none for TCP and UDP.
     pub path: Option<PathPattern>,
     /// What else it asks.
     pub predicates: Predicates,
@@ -192,10 +192,10 @@ impl Table {
         Explanation { coding, ..explanation }
     }
 
-    /// The same for a connection of a TCP listener.
-    pub fn explain_tcp(&self, listener: &ListenerName) -> Explanation {
-        let winner = self.tcp_route(listener);
-        let entries = self.tcp_rules(listener);
+    /// The same for a connection of a TCP listener, or a datagram of a UDP listener.
+    pub fn explain_bound(&self, listener: &ListenerName) -> Explanation {
+        let entries = self.bound_rules(listener);
+        let winner = entries.first();
         let verdict = |entry: &Arc<RouteEntry>| match winner {
             Some(winner) if !Arc::ptr_eq(winner, entry) => Verdict::Younger,
             _ => Verdict::Wins,

@@ -81,7 +81,7 @@ pub(crate) async fn serve(mut client: Client) {
     match client.listener.protocol {
         _ if client.listener.tls.is_some() => tls::serve(client, input).await,
         Protocol::Http => proxy::serve(client, input).await,
-        Protocol::Tcp => tcp::serve(client, input).await,
+        Protocol::Tcp | Protocol::Udp => tcp::serve(client, input).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The data path: route table, HTTP/1.1, TCP and TLS, one worker per core.
+//! The data path: route table, HTTP/1.1, TCP, UDP and TLS, one worker per core.
 //!
 //! [`Router::bind`] takes a [`Config`] and binds every socket, [`Bound::start`] starts the
 //! workers with their first [`Table`], [`Router::publish`] gives them the next one, and
@@ -36,6 +36,7 @@ mod table;
 mod tcp;
 mod tls;
 mod tunnel;
+mod udp;
 mod upstream;
 mod worker;
 

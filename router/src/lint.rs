@@ -135,7 +135,7 @@ impl Table {
         for entries in self.hosts_in_order() {
             lint(&entries, &mut warnings);
         }
-        for routes in self.tcp_listeners() {
+        for routes in self.bound_in_order() {
             lint(&routes.iter().map(|entry| &**entry).collect::<Vec<_>>(), &mut warnings);
         }
         for (_, route) in self.snapshot().routes() {
@@ -187,10 +187,7 @@ impl Table {
 /// A route whose listener never brings it anything.
 fn misplaced(route: &Route, listeners: &[(ListenerName, Protocol)]) -> Option<Warning> {
     let listener = route.listener.as_ref()?;
-    let speaks = match &route.rule {
-        Rule::Http(_) => Protocol::Http,
-        Rule::Tcp => Protocol::Tcp,
-    };
+    let speaks = route.rule.protocol();
     let cause = match listeners.iter().find(|(own, _)| own == listener) {
         None => Cause::NoListener(listener.clone()),
         Some((_, protocol)) if *protocol != speaks => Cause::OtherProtocol(listener.clone()),
@@ -207,7 +204,7 @@ fn asks_in_vain(route: &Route) -> Option<Warning> {
     Some(Warning { route: route.name.clone(), cause: Cause::DroppedHeader(name.clone()) })
 }
 
-/// Looks through the routes of one host, or of one TCP listener, in the order of precedence.
+/// Looks through the routes of one host, or of one TCP or UDP listener, in the order of precedence.
 fn lint(entries: &[&RouteEntry], warnings: &mut Vec<Warning>) {
     // Where the routes with the path of the one at hand begin.
     let mut first = 0;

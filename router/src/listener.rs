@@ -19,6 +19,7 @@ use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::h1::{Request, Version, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::tls::{Hsts, Serving};
+use crate::udp;
 use crate::worker::Worker;
 
 /// Connections that the kernel holds until a worker takes them (it caps this at `somaxconn`).
@@ -59,6 +60,15 @@ pub enum BindError {
         #[source]
         source: rustls::Error,
     },
+    /// A socket for all addresses does not tell which one was asked, so answers might come from
+    /// another one, which clients do not take.
+    #[error("listener {listener}: udp needs the address that clients ask, not {addr}")]
+    UdpWildcard {
+        /// The listener.
+        listener: ListenerName,
+        /// Its address.
+        addr: SocketAddr,
+    },
     /// A metric has a name that is taken.
     #[error("cannot register the router's metrics")]
     Metrics(#[from] prometheus::Error),
@@ -89,6 +99,35 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
+    fn new(
+        config: &ListenerConfig,
+        local: SocketAddr,
+        router: &Arc<Via>,
+        tls: Option<Serving>,
+        metrics: &Metrics,
+    ) -> Self {
+        let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(Hsts::line).unwrap_or_default();
+        let response_lines = [Version::V10, Version::V11].map(|version| {
+            let via = if config.via { router.line(version) } else { b"" };
+            [via, hsts.as_bytes()].concat().into_boxed_slice()
+        });
+        Self {
+            name: config.name.clone(),
+            protocol: config.protocol,
+            proxy_protocol: config.proxy_protocol,
+            bind: config.bind,
+            local,
+            tls: tls.map(Arc::new),
+            metrics: metrics.listener(&config.name),
+            trusted_peers: config.trusted_peers.clone(),
+            router: Arc::clone(router),
+            adds_via: config.via,
+            response_lines,
+            redirect_https: config.redirect_https,
+            taken: AtomicBool::new(false),
+        }
+    }
+
     /// Leaves what comes from now on to another process, which has the same sockets.
     pub(crate) fn take_away(&self) {
         self.taken.store(true, Ordering::Relaxed);
@@ -140,39 +179,45 @@ pub(crate) fn bind(
     workers: usize,
     metrics: &Metrics,
 ) -> Result<BoundListener, BindError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            BindError::InUse { listener: config.name.clone(), addr: config.bind }
-        }
-        _ => BindError::Socket { listener: config.name.clone(), addr: config.bind, source },
-    };
     let bound = match inherited.is_empty() {
         true => sockets(config.bind, workers),
         false => go_on_with(inherited, workers),
     };
-    let (sockets, local) = bound.map_err(failed)?;
-    let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(Hsts::line).unwrap_or_default();
-    let response_lines = [Version::V10, Version::V11].map(|version| {
-        let via = if config.via { router.line(version) } else { b"" };
-        [via, hsts.as_bytes()].concat().into_boxed_slice()
-    });
-    let listener = Listener {
-        name: config.name.clone(),
-        protocol: config.protocol,
-        proxy_protocol: config.proxy_protocol,
-        bind: config.bind,
-        local,
-        tls: tls.map(Arc::new),
-        metrics: metrics.listener(&config.name),
-        trusted_peers: config.trusted_peers.clone(),
-        router: Arc::clone(router),
-        adds_via: config.via,
-        response_lines,
-        redirect_https: config.redirect_https,
-        taken: AtomicBool::new(false),
-    };
+    let (sockets, local) = bound.map_err(|error| failed(config, error))?;
+    let listener = Arc::new(Listener::new(config, local, router, tls, metrics));
     let sockets = sockets.into_iter().map(Arc::new).collect();
-    Ok(BoundListener { listener: Arc::new(listener), sockets })
+    Ok(BoundListener { listener, sockets })
+}
+
+/// A bound listener of UDP with one socket per worker.
+#[derive(Debug)]
+pub(crate) struct BoundUdp {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) sockets: Vec<std::net::UdpSocket>,
+}
+
+/// Binds a listener of UDP of `router` for `workers`.
+pub(crate) fn bind_udp(
+    config: &ListenerConfig,
+    router: &Arc<Via>,
+    workers: usize,
+    metrics: &Metrics,
+) -> Result<BoundUdp, BindError> {
+    if config.bind.ip().is_unspecified() {
+        return Err(BindError::UdpWildcard { listener: config.name.clone(), addr: config.bind });
+    }
+    let bound = udp::sockets(config.bind, workers);
+    let (sockets, local) = bound.map_err(|error| failed(config, error))?;
+    let listener = Arc::new(Listener::new(config, local, router, None, metrics));
+    Ok(BoundUdp { listener, sockets })
+}
+
+fn failed(config: &ListenerConfig, source: io::Error) -> BindError {
+    let (listener, addr) = (config.name.clone(), config.bind);
+    match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { listener, addr },
+        _ => BindError::Socket { listener, addr, source },
+    }
 }
 
 /// Makes inherited sockets fit, and as many as there are workers. All of them stay: the kernel

@@ -1,7 +1,7 @@
 //! The router's metrics: names, and handles that are resolved when a table is compiled.
 //! Knows nothing of requests: whoever serves them counts.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use portolan_discovery::model::{ListenerName, ServiceName};
 use prometheus::core::{Collector, Desc};
@@ -37,9 +37,17 @@ pub const EJECTED: &str = "portolan_router_ejected";
 pub const TCP_CONNECTIONS: &str = "portolan_router_tcp_connections_total";
 /// Bytes of TCP connections, by service and direction as the client sees it.
 pub const TCP_BYTES: &str = "portolan_router_tcp_bytes_total";
-/// Client connections that are open, by listener.
+/// Sessions of UDP begun, by service.
+pub const UDP_SESSIONS: &str = "portolan_router_udp_sessions_total";
+/// Datagrams passed on, by service and direction as the client sees it.
+pub const UDP_DATAGRAMS: &str = "portolan_router_udp_datagrams_total";
+/// Bytes of datagrams passed on, by service and direction as the client sees it.
+pub const UDP_BYTES: &str = "portolan_router_udp_bytes_total";
+/// Datagrams of sessions that the kernel had no room for, by service.
+pub const UDP_DROPPED: &str = "portolan_router_udp_dropped_total";
+/// Client connections that are open, by listener. Of a UDP listener: sessions.
 pub const CONNECTIONS_OPEN: &str = "portolan_router_connections_open";
-/// Client connections accepted, by listener.
+/// Client connections accepted, by listener. Of a UDP listener: sessions begun.
 pub const CONNECTIONS: &str = "portolan_router_connections_total";
 /// Answers of the router itself, by reason.
 pub const LOCAL_REPLIES: &str = "portolan_router_local_replies_total";
@@ -94,9 +102,86 @@ pub struct ServiceMetrics {
     pub tcp_bytes_sent: IntCounter,
     in_flight: IntGauge,
     ejected: IntGauge,
+    /// Few services have any.
+    udp: OnceLock<Arc<UdpMetrics>>,
+    udp_families: UdpFamilies,
+}
+
+/// The handles of one service that datagrams go to.
+#[derive(Debug)]
+pub struct UdpMetrics {
+    /// Sessions begun.
+    pub sessions: IntCounter,
+    /// Datagrams that the kernel had no room for.
+    pub dropped: IntCounter,
+    received: [IntCounter; 2],
+    sent: [IntCounter; 2],
+}
+
+impl UdpMetrics {
+    /// Counts one datagram of a client that was passed on.
+    pub fn received(&self, bytes: usize) {
+        let [datagrams, all_bytes] = &self.received;
+        datagrams.inc();
+        all_bytes.inc_by(bytes as u64);
+    }
+
+    /// Counts one datagram for a client.
+    pub fn sent(&self, bytes: usize) {
+        let [datagrams, all_bytes] = &self.sent;
+        datagrams.inc();
+        all_bytes.inc_by(bytes as u64);
+    }
+}
+
+#[derive(Debug, Clone)]
+struct UdpFamilies(Arc<[IntCounterVec; 4]>);
+
+impl UdpFamilies {
+    fn register(maker: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        let both = &["service", "direction"];
+        Ok(Self(Arc::new([
+            maker.counters(UDP_SESSIONS, "Sessions of UDP begun.", &["service"])?,
+            maker.counters(UDP_DROPPED, "Datagrams without room.", &["service"])?,
+            maker.counters(UDP_DATAGRAMS, "Datagrams passed on.", both)?,
+            maker.counters(UDP_BYTES, "Bytes of datagrams passed on.", both)?,
+        ])))
+    }
+
+    fn service(&self, name: &str) -> UdpMetrics {
+        let [sessions, dropped, datagrams, bytes] = &*self.0;
+        let both = |direction| {
+            [datagrams, bytes].map(|family| family.with_label_values(&[name, direction]))
+        };
+        UdpMetrics {
+            sessions: sessions.with_label_values(&[name]),
+            dropped: dropped.with_label_values(&[name]),
+            received: both(RECEIVED),
+            sent: both(SENT),
+        }
+    }
+
+    fn forget(&self, name: &str) {
+        let [sessions, dropped, datagrams, bytes] = &*self.0;
+        // A series that is not there is the state wanted.
+        for family in [sessions, dropped] {
+            let _ = family.remove_label_values(&[name]);
+        }
+        for (family, direction) in
+            [(datagrams, RECEIVED), (datagrams, SENT), (bytes, RECEIVED), (bytes, SENT)]
+        {
+            let _ = family.remove_label_values(&[name, direction]);
+        }
+    }
 }
 
 impl ServiceMetrics {
+    /// The handles for datagrams, made with the first session.
+    pub(crate) fn udp(&self, service: &ServiceName) -> Arc<UdpMetrics> {
+        let make = || Arc::new(self.udp_families.service(service.as_str()));
+        Arc::clone(self.udp.get_or_init(make))
+    }
+
     /// Counts one answered request; a status out of range counts as 5xx.
     pub fn answered(&self, status: u16, seconds: f64) {
         let class = match status {
@@ -127,6 +212,7 @@ pub struct Metrics {
     ejections: IntCounterVec,
     tcp_connections: IntCounterVec,
     tcp_bytes: IntCounterVec,
+    udp: UdpFamilies,
     queue_shed: IntCounterVec,
     live: LiveCollector,
     connections_open: IntGaugeVec,
@@ -175,6 +261,7 @@ impl Metrics {
                 "TCP connections relayed.",
                 &["service"],
             )?,
+            udp: UdpFamilies::register(&maker)?,
             tcp_bytes: maker.counters(
                 TCP_BYTES,
                 "Bytes of TCP connections, as the client sees them.",
@@ -242,6 +329,8 @@ impl Metrics {
             tcp_bytes_sent: self.tcp_bytes.with_label_values(&[name, SENT]),
             in_flight: self.live.in_flight.with_label_values(&[name]),
             ejected: self.live.ejected.with_label_values(&[name]),
+            udp: OnceLock::new(),
+            udp_families: self.udp.clone(),
         })
     }
 
@@ -262,6 +351,7 @@ impl Metrics {
             let _ = self.tcp_bytes.remove_label_values(&[name, direction]);
         }
         let _ = self.duration.remove_label_values(&[name]);
+        self.udp.forget(name);
         for cause in [FULL, TIMEOUT] {
             let _ = self.queue_shed.remove_label_values(&[name, cause]);
         }

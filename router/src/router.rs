@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portolan_discovery::model::{ListenerName, Revision};
+use portolan_discovery::model::{ListenerName, Protocol, Revision};
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::cell::TableCell;
-use crate::config::{Config, ListenerConfig, connections_for};
+use crate::config::{Config, ListenerConfig, connections_for, sessions_for};
 use crate::drain::Command;
 use crate::h1::Via;
-use crate::listener::{self, BindError, BoundListener};
+use crate::listener::{self, BindError, BoundListener, BoundUdp};
 use crate::metrics::Metrics;
 use crate::table::Table;
 use crate::tls::{self, Certificates, Serving};
@@ -34,6 +34,7 @@ pub struct Bound {
     worker_metrics: Arc<WorkerMetrics>,
     listeners: Vec<BoundListener>,
     certificates: Arc<Certificates>,
+    udp_listeners: Vec<BoundUdp>,
 }
 
 /// A router that runs. Dropped, it cuts what is under way and waits for its threads.
@@ -65,10 +66,9 @@ pub struct ListenerSockets {
 impl Bound {
     /// Where each listener is bound.
     pub fn local_addrs(&self) -> Vec<(ListenerName, SocketAddr)> {
-        self.listeners
-            .iter()
-            .map(|bound| (bound.listener.name.clone(), bound.listener.local))
-            .collect()
+        let listeners = self.listeners.iter().map(|bound| &bound.listener);
+        let all = listeners.chain(self.udp_listeners.iter().map(|bound| &bound.listener));
+        all.map(|listener| (listener.name.clone(), listener.local)).collect()
     }
 
     /// The metrics, which tables are compiled with.
@@ -85,7 +85,7 @@ impl Bound {
     ///
     /// # Errors
     /// When the operating system gives no thread; what was started has ended then.
-    pub fn start(self, initial: impl Into<Arc<Table>>) -> std::io::Result<Router> {
+    pub fn start(mut self, initial: impl Into<Arc<Table>>) -> std::io::Result<Router> {
         let cell = TableCell::new(initial.into(), &self.metrics);
         let local_addrs = self.local_addrs();
         let router = Router {
@@ -106,6 +106,7 @@ impl Bound {
                 cell: Arc::clone(&router.cell),
                 metrics: Arc::clone(&self.worker_metrics),
                 sockets: self.sockets_of(index),
+                udp_sockets: self.udp_sockets_of_one_worker(),
                 order: router.command.order(),
                 moved: Arc::clone(&router.moved),
             };
@@ -128,6 +129,16 @@ impl Bound {
             sockets.map(both).collect::<Vec<_>>()
         };
         self.listeners.iter().flat_map(of_one).collect()
+    }
+
+    fn udp_sockets_of_one_worker(&mut self) -> Vec<(Arc<listener::Listener>, std::net::UdpSocket)> {
+        self.udp_listeners
+            .iter_mut()
+            .map(|bound| {
+                let socket = bound.sockets.pop().expect("one was bound for each worker");
+                (Arc::clone(&bound.listener), socket)
+            })
+            .collect()
     }
 }
 
@@ -156,13 +167,20 @@ impl Router {
         // Its own with each start: a router must not take another one's traffic for its own.
         let router = Arc::new(Via::new(&config.via_name, fastrand::u64(..)));
         let certificates = Arc::<Certificates>::default();
-        let serving = serving(&config.listeners, &certificates)?;
-        let listeners = std::iter::zip(&config.listeners, serving)
+        let (udp, streams): (Vec<ListenerConfig>, Vec<_>) =
+            config.listeners.iter().cloned().partition(|one| one.protocol == Protocol::Udp);
+        let serving = serving(&streams, &certificates)?;
+        let listeners = std::iter::zip(&streams, serving)
             .map(|(config, tls)| {
                 listener::bind(config, inherited(config), &router, tls, workers, &metrics)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Bound { config: Arc::new(config), metrics, worker_metrics, listeners, certificates })
+        let udp_listeners = udp
+            .iter()
+            .map(|listener| listener::bind_udp(listener, &router, workers, &metrics))
+            .collect::<Result<Vec<_>, _>>()?;
+        let config = Arc::new(config);
+        Ok(Bound { config, metrics, worker_metrics, listeners, udp_listeners, certificates })
     }
 
     /// Makes `table` the one that requests are served from.
@@ -280,7 +298,12 @@ impl Drop for Router {
 /// A worker that has accepted what it cannot connect any further would fail every request.
 fn fit_open_files(config: &mut Config) {
     let files = getrlimit(Resource::Nofile).current;
-    let connections_max = connections_for(files, worker_count(config));
+    let sessions_max = match config.listeners.iter().any(|l| l.protocol == Protocol::Udp) {
+        true => config.limits.udp_sessions_max.min(sessions_for(files, worker_count(config))),
+        false => 0,
+    };
+    config.limits.udp_sessions_max = sessions_max;
+    let connections_max = connections_for(files, worker_count(config), sessions_max);
     if connections_max < config.limits.connections_max.min(CONNECTIONS_FEW) {
         warn!(?files, connections_max, "the limit of open files allows few connections a worker");
     }

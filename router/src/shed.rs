@@ -33,11 +33,14 @@ pub(crate) enum Cause {
     Memory,
     /// The source has as many connections as one may have.
     Source,
+    /// The worker has as many sessions of UDP as it may have.
+    Sessions,
 }
 
 impl Cause {
     /// Every cause, in declaration order: the label set of a metric.
-    pub(crate) const ALL: [Self; 3] = [Self::Connections, Self::Memory, Self::Source];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Connections, Self::Memory, Self::Source, Self::Sessions];
 
     /// The label of metrics.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Cause {
             Self::Connections => "connections",
             Self::Memory => "memory",
             Self::Source => "source",
+            Self::Sessions => "sessions",
         }
     }
 }
@@ -80,7 +84,7 @@ pub(crate) fn shed(worker: &Rc<Worker>, listener: &Listener, mut stream: Stream,
         }
         // What was refused must not look like a service with nothing to say; and a handshake
         // costs more than what there is no room for.
-        Protocol::Http | Protocol::Tcp => stream.abort(),
+        Protocol::Http | Protocol::Tcp | Protocol::Udp => stream.abort(),
     }
 }
 

@@ -42,6 +42,9 @@ use hosts::Hosts;
 use index::Index;
 use service::{ServiceKey, ServiceMark};
 
+/// The routes that take everything of a listener, in order of precedence.
+type ByListener = OrdMap<ListenerName, Vec<Arc<RouteEntry>>>;
+
 pub(crate) type Seed = SeedableRandomState;
 pub(crate) type HashMap<K, V> = GenericHashMap<K, V, Seed, DefaultSharedPtr>;
 
@@ -56,7 +59,8 @@ pub(crate) fn seed() -> Seed {
 pub struct Table {
     snapshot: Snapshot,
     hosts: Hosts,
-    tcp: OrdMap<ListenerName, Vec<Arc<RouteEntry>>>,
+    tcp: ByListener,
+    udp: ByListener,
     services: Index<ServiceTable>,
     /// Services with a member that drains.
     draining: OrdMap<ServiceName, Arc<ServiceTable>>,
@@ -71,6 +75,7 @@ impl Table {
             snapshot: Snapshot::default(),
             hosts: Hosts::new(),
             tcp: OrdMap::new(),
+            udp: OrdMap::new(),
             services: Index::new(),
             draining: OrdMap::new(),
             panic: OrdSet::new(),
@@ -107,6 +112,11 @@ impl Table {
     /// The route of every connection of a TCP listener: the oldest, then by name.
     pub fn tcp_route(&self, listener: &ListenerName) -> Option<&Arc<RouteEntry>> {
         self.tcp.get(listener)?.first()
+    }
+
+    /// The route of every datagram of a UDP listener: the oldest, then by name.
+    pub fn udp_route(&self, listener: &ListenerName) -> Option<&Arc<RouteEntry>> {
+        self.udp.get(listener)?.first()
     }
 
     /// A service by name.
@@ -172,9 +182,10 @@ impl Table {
         self.hosts.tiers(host).flat_map(|paths| paths.entries()).collect()
     }
 
-    /// The routes of a TCP listener, in order of precedence.
-    pub(crate) fn tcp_rules(&self, listener: &ListenerName) -> &[Arc<RouteEntry>] {
-        self.tcp.get(listener).map(Vec::as_slice).unwrap_or_default()
+    /// The routes of a TCP or UDP listener, in order of precedence.
+    pub(crate) fn bound_rules(&self, listener: &ListenerName) -> &[Arc<RouteEntry>] {
+        let routes = self.tcp.get(listener).or_else(|| self.udp.get(listener));
+        routes.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The routes of each host, in order of precedence. Reads every route.
@@ -182,21 +193,22 @@ impl Table {
         self.hosts.all().map(|paths| paths.entries().into_iter().map(|entry| &**entry).collect())
     }
 
-    /// The routes with the host, or the TCP listener, of a route, in order of precedence.
+    /// The routes with the host, or the TCP or UDP listener, of a route, in order of precedence.
     pub(crate) fn rules_beside(&self, route: &Route) -> Vec<&RouteEntry> {
         let entries = match (&route.rule, &route.listener) {
             (Rule::Http(rule), _) => {
                 self.hosts.of(&rule.host).map(|paths| paths.entries()).unwrap_or_default()
             }
-            (Rule::Tcp, Some(listener)) => self.tcp_rules(listener).iter().collect(),
-            (Rule::Tcp, None) => Vec::new(),
+            (Rule::Tcp, Some(listener)) => self.tcp.get(listener).into_iter().flatten().collect(),
+            (Rule::Udp, Some(listener)) => self.udp.get(listener).into_iter().flatten().collect(),
+            (Rule::Tcp | Rule::Udp, None) => Vec::new(),
         };
         entries.into_iter().map(|entry| &**entry).collect()
     }
 
-    /// The routes of each TCP listener, in order of precedence.
-    pub(crate) fn tcp_listeners(&self) -> impl Iterator<Item = &[Arc<RouteEntry>]> {
-        self.tcp.values().map(Vec::as_slice)
+    /// The routes of each TCP and UDP listener, in order of precedence.
+    pub(crate) fn bound_in_order(&self) -> impl Iterator<Item = &[Arc<RouteEntry>]> {
+        self.tcp.values().chain(self.udp.values()).map(Vec::as_slice)
     }
 
     /// All pairs of routes with the same rule. Reads every route: for people, not for requests.

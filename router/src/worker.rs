@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portolan_discovery::model::Protocol;
 use prometheus::IntCounter;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -42,6 +42,7 @@ use crate::stream::{Secured, Stream};
 use crate::table::{Full, PickError, RouteEntry, Table};
 use crate::tcp;
 use crate::tls;
+use crate::udp;
 use crate::upstream::Own;
 use clock::Clock;
 use metrics::WorkerMetrics;
@@ -61,6 +62,7 @@ pub(crate) struct Start {
     pub(crate) cell: Arc<TableCell>,
     pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) sockets: Vec<(Arc<Listener>, Arc<std::net::TcpListener>)>,
+    pub(crate) udp_sockets: Vec<(Arc<Listener>, std::net::UdpSocket)>,
     pub(crate) order: Order,
     /// Told when this worker has moved to a newer table.
     pub(crate) moved: Arc<Notify>,
@@ -96,6 +98,8 @@ pub(crate) struct Worker {
     life: Cell<Life>,
     drain: CancellationToken,
     open: Cell<usize>,
+    /// Sessions of UDP.
+    pub(crate) sessions: Cell<usize>,
     /// Connections that are being told that there is no room.
     pub(crate) shedding: Cell<usize>,
     /// Handshakes that are under way.
@@ -158,7 +162,7 @@ impl Drop for Open {
         if let (Some(sources), Some(source)) = (&worker.sources, self.source) {
             sources.leave(source);
         }
-        worker.ended.notify_waiters();
+        worker.has_ended();
         if std::thread::panicking() {
             worker.metrics.panics.inc();
             error!(listener = %self.listener.name, "a connection panicked");
@@ -187,6 +191,7 @@ impl Worker {
             life: Cell::new(Life::Serving),
             drain: CancellationToken::new(),
             open: Cell::new(0),
+            sessions: Cell::new(0),
             shedding: Cell::new(0),
             shaking: Cell::new(0),
             mirrored: Cell::new(0),
@@ -265,14 +270,19 @@ impl Worker {
         self.drain.cancelled().await;
     }
 
-    /// Connections that are open.
-    pub(crate) fn open(&self) -> usize {
-        self.open.get()
+    /// Connections and sessions of UDP that are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.open.get() + self.sessions.get()
     }
 
-    /// Returns when no connection is open.
+    /// Tells whoever waits for that that a connection or a session has ended.
+    pub(crate) fn has_ended(&self) {
+        self.ended.notify_waiters();
+    }
+
+    /// Returns when nothing is under way.
     pub(crate) async fn idle(&self) {
-        while self.open.get() > 0 {
+        while self.under_way() > 0 {
             self.ended.notified().await;
         }
     }
@@ -310,7 +320,7 @@ impl Worker {
             (ProxyProtocol::Off, Protocol::Http) => {
                 tokio::task::spawn_local(proxy::serve(client, Buffer::default()))
             }
-            (ProxyProtocol::Off, Protocol::Tcp) => {
+            (ProxyProtocol::Off, Protocol::Tcp | Protocol::Udp) => {
                 tokio::task::spawn_local(tcp::serve(client, Buffer::default()))
             }
             _ => tokio::task::spawn_local(greet::serve(client)),
@@ -323,7 +333,7 @@ impl Worker {
             return Err(Cause::Connections);
         }
         // An HTTP connection holds no buffer before its request, which is looked at then.
-        if listener.protocol == Protocol::Tcp && !buffer::has_room_for(buffer::SMALL) {
+        if listener.protocol != Protocol::Http && !buffer::has_room_for(buffer::SMALL) {
             return Err(Cause::Memory);
         }
         match &self.sources {
@@ -402,11 +412,17 @@ async fn main(start: &mut Start) -> Result<(), Failure> {
         let socket = TcpListener::from_std(socket.try_clone()?)?;
         listeners.spawn_local(listener::accept(Rc::clone(&worker), Arc::clone(listener), socket));
     }
+    let mut sessions = JoinSet::new();
+    for (listener, socket) in &start.udp_sockets {
+        let socket = UdpSocket::from_std(socket.try_clone()?)?;
+        sessions.spawn_local(udp::serve(Rc::clone(&worker), Arc::clone(listener), socket));
+    }
     let mut order = start.order.clone();
     let serve = async {
         tokio::select! {
             _ = background.join_next() => Err(Failure::TaskEnded),
             Some(_) = listeners.join_next() => Err(Failure::TaskEnded),
+            Some(_) = sessions.join_next() => Err(Failure::TaskEnded),
             () = order.drain_given() => Ok(()),
         }
     };
@@ -481,6 +497,7 @@ mod tests {
             cell: TableCell::new(Arc::new(Table::empty()), &metrics),
             metrics: WorkerMetrics::register(&registry, &metrics).unwrap(),
             sockets: Vec::new(),
+            udp_sockets: Vec::new(),
             order: drain::Command::new().order(),
             moved: Arc::default(),
         }
@@ -511,10 +528,10 @@ mod tests {
                 let _client = client;
                 panic!("a test's panic");
             });
-            assert_eq!(worker.open(), 1);
+            assert_eq!(worker.under_way(), 1);
             assert!(panicking.await.is_err());
             worker.idle().await;
-            assert_eq!((worker.open(), start.metrics.panics.get()), (0, 1));
+            assert_eq!((worker.under_way(), start.metrics.panics.get()), (0, 1));
             assert_eq!(bound.listener.metrics.open.get(), 0);
         });
     }

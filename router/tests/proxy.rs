@@ -50,3 +50,5 @@ mod sticky;
 mod tcp;
 #[path = "proxy/tunnels.rs"]
 mod tunnels;
+#[path = "proxy/udp.rs"]
+mod udp;

@@ -182,11 +182,8 @@ fn text(key: &Key, kv: &Kv) -> Option<String> {
         Key::Route(_) => {
             let route = RouteView::from(&record::decode::<Route>(value).ok()?);
             let to: Vec<_> = route.backends.into_iter().map(|backend| backend.service).collect();
-            let what = format!(
-                "{}{}",
-                route.host.unwrap_or_else(|| "tcp".to_owned()),
-                route.path.unwrap_or_default()
-            );
+            let what =
+                format!("{}{}", route.host.unwrap_or(route.kind), route.path.unwrap_or_default());
             format!("{what} leads to {}", to.join(", "))
         }
         Key::App(_) => {

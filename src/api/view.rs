@@ -92,7 +92,7 @@ pub struct RouteView {
     pub name: String,
     /// The listener; none is every HTTP listener.
     pub listener: Option<String>,
-    /// `http` or `tcp`.
+    /// `http`, `tcp` or `udp`.
     pub kind: String,
     /// The hosts, for HTTP.
     pub host: Option<String>,
@@ -135,7 +135,7 @@ pub struct RouteView {
     /// Between two pieces of a body, in milliseconds; the router's when left out.
     #[serde(default)]
     pub body_idle_timeout_ms: Option<u64>,
-    /// Without a byte in a tunnel or a TCP connection, in milliseconds; the router's when left
+    /// Without a byte in a tunnel, a TCP connection or a UDP session, in milliseconds; the router's when left
     /// out.
     #[serde(default)]
     pub tunnel_idle_timeout_ms: Option<u64>,
@@ -474,7 +474,7 @@ pub struct RouteCall {
     /// Which answers are compressed on their way to the client; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compress: Option<CompressView>,
-    /// `http` (default) or `tcp`.
+    /// `http` (default), `tcp` or `udp`.
     #[serde(default)]
     pub kind: Option<String>,
     /// Where it leads; at least one.
@@ -539,6 +539,7 @@ impl From<&Route> for RouteView {
         let (kind, http) = match &route.rule {
             Rule::Http(rule) => ("http", Some(rule)),
             Rule::Tcp => ("tcp", None),
+            Rule::Udp => ("udp", None),
         };
         let predicates = http.map_or(&Predicates::NONE, |rule| &rule.predicates);
         let backend = |b: &portolan_discovery::model::Backend| BackendView {

@@ -42,9 +42,11 @@ fn protocol(text: Option<&str>) -> Result<Protocol, ApiError> {
     match text {
         None | Some("http") => Ok(Protocol::Http),
         Some("tcp") => Ok(Protocol::Tcp),
-        Some(other) => {
-            Err(ApiError::invalid(format!("\"{other}\" is no protocol"), "expected http or tcp"))
-        }
+        Some("udp") => Ok(Protocol::Udp),
+        Some(other) => Err(ApiError::invalid(
+            format!("\"{other}\" is no protocol"),
+            "expected http, tcp or udp",
+        )),
     }
 }
 
@@ -172,16 +174,17 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
             predicates,
         }),
         Protocol::Tcp if !is_http => Rule::Tcp,
-        Protocol::Tcp => {
-            let error = "a TCP route has no host, path, methods, headers or query";
+        Protocol::Udp if !is_http => Rule::Udp,
+        Protocol::Tcp | Protocol::Udp => {
+            let error = "a TCP or UDP route has no host, path, methods, headers or query";
             return Err(ApiError::invalid(error, "remove them"));
         }
     };
-    if call.retry.is_some() && rule == Rule::Tcp {
-        return Err(invalid("what passes over TCP has no status".to_owned()));
+    if call.retry.is_some() && !matches!(rule, Rule::Http(_)) {
+        return Err(invalid("what passes over TCP or UDP has no status".to_owned()));
     }
-    if call.compress.is_some() && rule == Rule::Tcp {
-        return Err(invalid("what passes over TCP is not compressed".to_owned()));
+    if call.compress.is_some() && !matches!(rule, Rule::Http(_)) {
+        return Err(invalid("what passes over TCP or UDP is not compressed".to_owned()));
     }
     let backend = |view: &BackendView| {
         Ok(Backend {

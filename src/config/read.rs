@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use portolan_agent::register::Declared;
 use portolan_agent::register::file::ServiceFile;
-use portolan_discovery::model::{JobSpec, NodeName, Origin, PortRange, ProcessName, Resources};
+use portolan_discovery::model::{
+    JobSpec, NodeName, Origin, PortRange, ProcessName, Protocol, Resources,
+};
 use portolan_dns::ZoneName;
 use portolan_router::{ProxyProtocol, ViaName};
 use toml::Spanned;
@@ -131,6 +133,7 @@ impl<'a> Reader<'a> {
             upstream_idle_timeout: span(file.upstream_idle_timeout),
             tunnel_idle_timeout: span(file.tunnel_idle_timeout),
             tcp_idle_timeout: span(file.tcp_idle_timeout),
+            udp_idle_timeout: span(file.udp_idle_timeout),
             drain_timeout: span(file.drain_timeout),
             upgrade_drain_timeout: span(file.upgrade_drain_timeout),
             header_bytes_max: size(file.header_bytes_max),
@@ -139,6 +142,7 @@ impl<'a> Reader<'a> {
             retries_max: file.retries_max,
             connections_max: file.connections_max.map(NonZeroUsize::get),
             connections_per_source_max: file.connections_per_source_max.map(NonZeroUsize::get),
+            udp_sessions_max: file.udp_sessions_max.map(NonZeroUsize::get),
             buffer_bytes_max: size(file.buffer_bytes_max),
             via_name: file.via_name.map(|name| self.via_name(&name)).transpose()?,
             request_start: file.request_start,
@@ -189,6 +193,7 @@ impl<'a> Reader<'a> {
             }
             let place = file.bind.span();
             let proxy_protocol = self.proxy_protocol(&file)?;
+            self.fits_udp(&file)?;
             let redirect_https = self.redirect_https(&file)?;
             let tls = file.tls.map(|tls| self.tls(tls.into_inner())).transpose()?;
             listeners.push((
@@ -206,6 +211,33 @@ impl<'a> Reader<'a> {
             ));
         }
         Ok(listeners)
+    }
+
+    /// What a listener of UDP cannot have.
+    fn fits_udp(&self, file: &ListenerFile) -> Result<(), ConfigError> {
+        let bind = &file.bind;
+        if file.protocol != Protocol::Udp {
+            return Ok(());
+        }
+        if let Some(header) = &file.proxy_protocol {
+            let what = "a UDP listener takes no PROXY headers";
+            return Err(self.source.at(header.span(), what, "remove proxy_protocol"));
+        }
+        if let Some(tls) = &file.tls {
+            let what = "a UDP listener speaks no TLS";
+            return Err(self.source.at(tls.span(), what, "remove tls"));
+        }
+        if bind.get_ref().ip().is_unspecified() {
+            return Err(self.source.at(
+                bind.span(),
+                format!(
+                    "a UDP listener on {}: answers could leave by another address than was asked",
+                    bind.get_ref()
+                ),
+                "name the address that clients ask, such as 10.0.0.7:53, in a listener for each",
+            ));
+        }
+        Ok(())
     }
 
     fn proxy_protocol(&self, file: &ListenerFile) -> Result<ProxyProtocol, ConfigError> {
@@ -271,10 +303,15 @@ impl<'a> Reader<'a> {
         admin: &AdminConfig,
         dns: Option<&DnsConfig>,
     ) -> Result<(), ConfigError> {
-        let mut taken: Vec<(SocketAddr, String)> = vec![(admin.bind, "admin.bind".to_owned())];
-        let dns_binds = dns.into_iter().flat_map(|dns| &dns.bind);
-        taken.extend(dns_binds.map(|bind| (*bind, "dns.bind".to_owned())));
+        // TCP and UDP have ports of their own; the resolver takes both.
+        let (mut by_tcp, mut by_udp) = (vec![(admin.bind, "admin.bind".to_owned())], Vec::new());
+        for bind in dns.into_iter().flat_map(|dns| &dns.bind) {
+            by_tcp.push((*bind, "dns.bind".to_owned()));
+            by_udp.push((*bind, "dns.bind".to_owned()));
+        }
         for (listener, place) in listeners {
+            let is_udp = listener.protocol == Protocol::Udp;
+            let taken = if is_udp { &mut by_udp } else { &mut by_tcp };
             if let Some((_, other)) = taken.iter().find(|(bind, _)| clash(*bind, listener.bind)) {
                 return Err(self.source.at(
                     place.clone(),

@@ -135,6 +135,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row(
         "[router]",
+        "udp_idle_timeout",
+        "30s",
+        DURATION,
+        "Without a datagram in either direction of a UDP session: what comes from one client's address and port, and goes to one instance. In a drain a second.",
+    ),
+    row(
+        "[router]",
         "drain_timeout",
         "30s",
         DURATION,
@@ -170,6 +177,13 @@ pub const SETTINGS: &[Setting] = &[
         "none",
         "number from 1",
         "Connections of one source, an IPv4 address or an IPv6 /64, to one worker; the newest beyond are closed as above. Trusted peers are not limited.",
+    ),
+    row(
+        "[router]",
+        "udp_sessions_max",
+        "4096",
+        "number from 1",
+        "UDP sessions of one worker; datagrams of more clients are dropped. Each takes a file descriptor, so at most a quarter of the process's are used.",
     ),
     row(
         "[router]",
@@ -219,8 +233,8 @@ pub const SETTINGS: &[Setting] = &[
         "[[listeners]]",
         "protocol",
         "http",
-        "\"http\" or \"tcp\"",
-        "What it speaks. A TCP listener has one route, which names it.",
+        "\"http\", \"tcp\" or \"udp\"",
+        "What it speaks. A TCP or UDP listener has one route, which names it. UDP needs an address of its own, not 0.0.0.0 or [::]: answers leave by the one that was asked.",
     ),
     row(
         "[[listeners]]",
@@ -381,7 +395,7 @@ pub const SETTINGS: &[Setting] = &[
     row("[agent]", "ports", "20000-29999", "\"FIRST-LAST\"", "The ports that jobs are given."),
     row("[agent]", "run_jobs", "true", "true or false", "Whether jobs may be placed here."),
     row("[[services]]", "name", "required", NAME, "A service that this machine registers."),
-    row("[[services]]", "protocol", "http", "\"http\" or \"tcp\"", "What it speaks."),
+    row("[[services]]", "protocol", "http", "\"http\", \"tcp\" or \"udp\"", "What it speaks."),
     row(
         "[[services]]",
         "keep_alive",
@@ -474,7 +488,7 @@ pub const SETTINGS: &[Setting] = &[
         "listener",
         "every HTTP listener",
         "name of a listener",
-        "The listener that the route is bound to; a TCP route needs it.",
+        "The listener that the route is bound to; a TCP or UDP route needs it.",
     ),
     row(
         "[[routes]]",
@@ -575,7 +589,7 @@ pub const SETTINGS: &[Setting] = &[
         "tunnel_idle_timeout",
         "router's",
         DURATION,
-        "As router.tunnel_idle_timeout or router.tcp_idle_timeout.",
+        "As router.tunnel_idle_timeout, router.tcp_idle_timeout or router.udp_idle_timeout.",
     ),
     row("[[routes]]", "body_max", "none", SIZE, "The largest request body: 413."),
     row(

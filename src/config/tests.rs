@@ -380,7 +380,10 @@ fn a_route_says_which_answers_are_compressed() {
     let tcp = "[[listeners]]\nname = \"t\"\nbind = \"127.0.0.1:1\"\nprotocol = \"tcp\"\n\
         [[routes]]\nlistener = \"t\"\nservice = \"a\"\ncompress = true";
     let error = Config::parse(Path::new("p.toml"), tcp).unwrap_err().to_string();
-    assert!(error.contains("p.toml:8:12: a route of a TCP listener compresses nothing"), "{error}");
+    assert!(
+        error.contains("p.toml:8:12: a route of a TCP or UDP listener compresses nothing"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -492,4 +495,39 @@ fn the_page_in_docs_is_the_reference() {
         page == reference::page(),
         "docs/CONFIG.md is old: run `cargo run -- reference > docs/CONFIG.md`"
     );
+}
+
+#[test]
+fn a_udp_listener_has_a_port_beside_tcp_and_one_address() {
+    let file = |bind: &str, more: &str| {
+        format!(
+            "[[listeners]]\nname = \"u\"\nbind = \"{bind}\"\nprotocol = \"udp\"\n{more}\n\
+             [[listeners]]\nname = \"t\"\nbind = \"127.0.0.1:53\"\nprotocol = \"tcp\"\n\
+             [[routes]]\nlistener = \"u\"\nservice = \"a\"\n"
+        )
+    };
+    let config = parse(&format!("[node]\nname = \"n1\"\n{}", file("127.0.0.1:53", ""))).unwrap();
+    assert_eq!((&config.routes[0].rule, config.listeners[0].protocol), (&Rule::Udp, Protocol::Udp));
+    for (text, place, part) in [
+        (file("0.0.0.0:53", ""), "p.toml:5:", "could leave by another address"),
+        (file("[::]:53", ""), "p.toml:5:", "name the address that clients ask"),
+        (
+            file("127.0.0.1:53", "trusted = [\"::1/128\"]\nproxy_protocol = \"optional\""),
+            "p.toml:8:",
+            "takes no PROXY headers",
+        ),
+        (
+            file("127.0.0.1:53", "") + "host = \"a.test\"",
+            "p.toml:",
+            "TCP or UDP listener has no host",
+        ),
+        (
+            file("127.0.0.1:53", "") + "[dns]\nbind = [\"127.0.0.1:53\"]",
+            "p.toml:",
+            "both bind 127.0.0.1:53",
+        ),
+    ] {
+        let error = error(&text);
+        assert!(error.contains(place) && error.contains(part), "{text}\n{error}");
+    }
 }

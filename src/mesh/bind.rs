@@ -291,6 +291,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
         (&mut timeouts.upstream_idle, set.upstream_idle_timeout),
         (&mut timeouts.tunnel_idle, set.tunnel_idle_timeout),
         (&mut timeouts.tcp_idle, set.tcp_idle_timeout),
+        (&mut timeouts.udp_idle, set.udp_idle_timeout),
     ] {
         *to = from.unwrap_or(*to);
     }
@@ -301,6 +302,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
         (&mut limits.retries_max, set.retries_max.map(usize::from)),
         (&mut limits.connections_max, set.connections_max),
         (&mut limits.buffer_bytes_max, set.buffer_bytes_max),
+        (&mut limits.udp_sessions_max, set.udp_sessions_max),
     ] {
         *to = from.unwrap_or(*to);
     }

@@ -5,6 +5,7 @@
 
 mod bad_config;
 mod crash;
+mod datagrams;
 mod deploy;
 mod quickstart;
 mod stage;

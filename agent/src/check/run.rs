@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use portolan_discovery::model::{CheckSpec, Health, InstanceId, ProxyVersion, ServiceName};
+use portolan_discovery::model::{
+    CheckSpec, Health, InstanceId, Protocol, ProxyVersion, ServiceName,
+};
 use portolan_discovery::snapshot::Snapshot;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -89,6 +91,13 @@ impl Checks {
         watch.replace(specs);
         watch.seen.mark_unchanged();
         watch
+    }
+
+    /// What a service speaks, as far as its record is known.
+    pub(crate) fn protocol(&self, service: &ServiceName) -> Option<Protocol> {
+        let records = self.shared.records.borrow();
+        let entry = records.service(service.as_str()).filter(|entry| entry.declared)?;
+        Some(entry.service.protocol)
     }
 
     /// The last outcome of each check of an instance; `None` when it is not checked here.

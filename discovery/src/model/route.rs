@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ListenerName, Origin, PageSetName, RouteName, ServiceName, Weight, millis};
+use super::{ListenerName, Origin, PageSetName, Protocol, RouteName, ServiceName, Weight, millis};
 
 pub use compress::{
     COMPRESS_MIN_BYTES_DEFAULT, COMPRESS_TYPES_MAX, Coding, CompressRule, CompressRuleError,
@@ -65,7 +65,8 @@ pub struct RouteTimeouts {
         skip_serializing_if = "Option::is_none"
     )]
     pub body_idle: Option<Duration>,
-    /// Without a byte in either direction of an upgraded connection or a TCP connection.
+    /// Without a byte in either direction of an upgraded connection, a TCP connection or a UDP
+    /// session.
     #[serde(
         default,
         with = "millis::option",
@@ -104,6 +105,19 @@ pub enum Rule {
     Http(HttpRule),
     /// Every connection of the route's listener.
     Tcp,
+    /// Every datagram of the route's listener.
+    Udp,
+}
+
+impl Rule {
+    /// What the listeners speak that bring it something.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http(_) => Protocol::Http,
+            Self::Tcp => Protocol::Tcp,
+            Self::Udp => Protocol::Udp,
+        }
+    }
 }
 
 /// A service that a route leads to.
@@ -148,8 +162,8 @@ pub enum RewriteError {
     /// Nothing is to be changed.
     #[error("a rewrite names a prefix, a host or both")]
     Nothing,
-    /// What passes over TCP is not read.
-    #[error("a TCP route rewrites nothing")]
+    /// What passes over TCP or UDP is not read.
+    #[error("a TCP or UDP route rewrites nothing")]
     Tcp,
     /// An exact path or a regular expression has no prefix that was matched.
     #[error("only the prefix of a route whose path is a prefix can be rewritten")]
@@ -161,7 +175,7 @@ impl Rewrite {
     pub fn fits(&self, rule: &Rule) -> Result<(), RewriteError> {
         match rule {
             _ if self.prefix.is_none() && self.host.is_none() => Err(RewriteError::Nothing),
-            Rule::Tcp => Err(RewriteError::Tcp),
+            Rule::Tcp | Rule::Udp => Err(RewriteError::Tcp),
             Rule::Http(rule) if self.prefix.is_some() => match rule.path {
                 PathPattern::Prefix(_) => Ok(()),
                 _ => Err(RewriteError::NoPrefix),
@@ -176,7 +190,7 @@ impl Rewrite {
 pub struct Route {
     /// The name.
     pub name: RouteName,
-    /// The listener; none is every HTTP listener. A TCP route always has one.
+    /// The listener; none is every HTTP listener. A TCP or UDP route always has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<ListenerName>,
     /// What it takes.

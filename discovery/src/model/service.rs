@@ -36,6 +36,8 @@ pub enum Protocol {
     Http,
     /// Bytes.
     Tcp,
+    /// Datagrams.
+    Udp,
 }
 
 /// What all instances of a service have in common.

@@ -10,10 +10,10 @@ use portolan_discovery::model::{
 };
 use portolan_discovery::snapshot::{ServiceEntry, Snapshot};
 
-use super::Table;
 use super::entry::RouteEntry;
 use super::paths;
 use super::service::{ServiceKey, ServiceTable};
+use super::{ByListener, Table};
 use crate::metrics::Metrics;
 
 /// Two routes that take exactly the same requests: the second takes none.
@@ -31,14 +31,14 @@ pub enum RouteFault {
     /// It leads nowhere.
     #[error("it has no backend")]
     NoBackend,
-    /// A TCP route without a listener would take every connection of every listener.
-    #[error("it is for tcp and names no listener")]
+    /// A TCP or UDP route without a listener would take everything of every listener.
+    #[error("it is for tcp or udp and names no listener")]
     NoListener,
-    /// What passes over TCP has no copies.
-    #[error("it is for tcp and mirrors requests")]
+    /// What passes over TCP or UDP has no copies.
+    #[error("it is for tcp or udp and mirrors requests")]
     TcpMirror,
-    /// What passes over TCP has no content.
-    #[error("it is for tcp and compresses answers")]
+    /// What passes over TCP or UDP has no content.
+    #[error("it is for tcp or udp and compresses answers")]
     TcpCompress,
     /// It changes what is not there.
     #[error(transparent)]
@@ -167,13 +167,13 @@ impl Compile<'_> {
         }
     }
 
-    /// Adds routes of one host, or of TCP.
+    /// Adds routes of one host, or of listeners of TCP and UDP.
     fn add_routes(&mut self, routes: &[&Arc<Route>]) {
         let mut entries = Vec::with_capacity(routes.len());
         for route in routes {
             match place(route) {
                 Ok(Place::Http(_)) => entries.push(self.entry(route)),
-                Ok(Place::Tcp(listener)) => self.add_tcp(listener, route),
+                Ok(Place::Tcp(listener) | Place::Udp(listener)) => self.add_bound(listener, route),
                 Err(fault) => {
                     self.metrics.rejected.inc();
                     self.report.rejected.push((route.name.clone(), fault));
@@ -185,9 +185,11 @@ impl Compile<'_> {
         }
     }
 
-    fn add_tcp(&mut self, listener: &ListenerName, route: &Arc<Route>) {
+    fn add_bound(&mut self, listener: &ListenerName, route: &Arc<Route>) {
         let entry = self.entry(route);
-        let routes = self.table.tcp.entry(listener.clone()).or_default();
+        let table = &mut self.table;
+        let by_listener = if route.rule == Rule::Udp { &mut table.udp } else { &mut table.tcp };
+        let routes = by_listener.entry(listener.clone()).or_default();
         let at = routes.partition_point(|other| other.precedence(&entry).is_lt());
         routes.insert(at, Arc::clone(&entry));
         if routes.len() > 1 {
@@ -210,13 +212,8 @@ impl Compile<'_> {
     fn remove_route(&mut self, route: &Route) {
         match place(route) {
             Ok(Place::Http(rule)) => self.table.hosts.remove(rule, &route.name),
-            Ok(Place::Tcp(listener)) => {
-                let Some(routes) = self.table.tcp.get_mut(listener) else { return };
-                routes.retain(|other| other.name != route.name);
-                if routes.is_empty() {
-                    self.table.tcp.remove(listener);
-                }
-            }
+            Ok(Place::Tcp(listener)) => remove_bound(&mut self.table.tcp, listener, route),
+            Ok(Place::Udp(listener)) => remove_bound(&mut self.table.udp, listener, route),
             Err(_) => {}
         }
     }
@@ -244,6 +241,7 @@ impl Table {
                 .map(|paths| paths.with_path(&rule.path))
                 .unwrap_or_default(),
             Ok(Place::Tcp(listener)) => self.tcp.get(listener).into_iter().flatten().collect(),
+            Ok(Place::Udp(listener)) => self.udp.get(listener).into_iter().flatten().collect(),
             Err(_) => Vec::new(),
         };
         twins.retain(|other| other.is_twin_of(entry));
@@ -259,7 +257,7 @@ pub(super) fn conflicts(table: &Table) -> Vec<Conflict> {
         conflicts
             .extend(entries.chunk_by(|a, b| paths::are_neighbours(a, b)).flat_map(twins_among));
     }
-    for routes in table.tcp.values() {
+    for routes in table.bound_in_order() {
         conflicts.extend(among(&routes.iter().collect::<Vec<_>>()));
     }
     conflicts.into_iter().collect()
@@ -288,7 +286,7 @@ fn twins_among(routes: &[&Arc<RouteEntry>]) -> Vec<Conflict> {
 fn host(route: &Route) -> Option<&HostPattern> {
     match &route.rule {
         Rule::Http(rule) => Some(&rule.host),
-        Rule::Tcp => None,
+        Rule::Tcp | Rule::Udp => None,
     }
 }
 
@@ -296,6 +294,15 @@ fn host(route: &Route) -> Option<&HostPattern> {
 enum Place<'r> {
     Http(&'r HttpRule),
     Tcp(&'r ListenerName),
+    Udp(&'r ListenerName),
+}
+
+fn remove_bound(routes: &mut ByListener, listener: &ListenerName, route: &Route) {
+    let Some(of_one) = routes.get_mut(listener) else { return };
+    of_one.retain(|other| other.name != route.name);
+    if of_one.is_empty() {
+        routes.remove(listener);
+    }
 }
 
 fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
@@ -305,16 +312,17 @@ fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
     if let Some(rewrite) = &route.rewrite {
         rewrite.fits(&route.rule)?;
     }
-    if route.mirror.is_some() && route.rule == Rule::Tcp {
+    if route.mirror.is_some() && !matches!(route.rule, Rule::Http(_)) {
         return Err(RouteFault::TcpMirror);
     }
-    if route.compress.is_some() && route.rule == Rule::Tcp {
+    if route.compress.is_some() && !matches!(route.rule, Rule::Http(_)) {
         return Err(RouteFault::TcpCompress);
     }
     match (&route.rule, &route.listener) {
         (Rule::Http(rule), _) => Ok(Place::Http(rule)),
         (Rule::Tcp, Some(listener)) => Ok(Place::Tcp(listener)),
-        (Rule::Tcp, None) => Err(RouteFault::NoListener),
+        (Rule::Udp, Some(listener)) => Ok(Place::Udp(listener)),
+        (Rule::Tcp | Rule::Udp, None) => Err(RouteFault::NoListener),
     }
 }
 

@@ -274,7 +274,7 @@ impl RouteEntry {
     pub(crate) fn http(&self) -> Option<&HttpRule> {
         match &self.record.rule {
             Rule::Http(rule) => Some(rule),
-            Rule::Tcp => None,
+            Rule::Tcp | Rule::Udp => None,
         }
     }
 
@@ -310,14 +310,14 @@ impl RouteEntry {
         (!is_regex || self.takes_path(request.path)) && self.lacks(request).is_none()
     }
 
-    /// Whether both take exactly the same requests of their host, or of TCP.
+    /// Whether both take exactly the same requests of their host, or all of one listener.
     pub(super) fn is_twin_of(&self, other: &Self) -> bool {
         self.listener == other.listener
             && match (self.http(), other.http()) {
                 (Some(ours), Some(theirs)) => {
                     ours.path == theirs.path && ours.predicates == theirs.predicates
                 }
-                (ours, theirs) => ours.is_none() && theirs.is_none(),
+                _ => self.record.rule == other.record.rule,
             }
     }
 
@@ -355,7 +355,7 @@ fn asks(rule: &Rule) -> bool {
         Rule::Http(rule) => {
             matches!(rule.path, PathPattern::Regex(_)) || !rule.predicates.is_empty()
         }
-        Rule::Tcp => false,
+        Rule::Tcp | Rule::Udp => false,
     }
 }
 

@@ -237,6 +237,15 @@ impl ServiceTable {
         self.members.iter()
     }
 
+    /// Whether what is under way on an endpoint may go on: the service still has it, it takes
+    /// traffic or drains.
+    pub(crate) fn keeps(&self, endpoint: &Endpoint) -> bool {
+        self.member(&endpoint.id).is_some_and(|member| {
+            Arc::ptr_eq(&member.endpoint.state, &endpoint.state)
+                && (member.takes_traffic || member.state == State::Draining)
+        })
+    }
+
     /// The endpoints that take traffic, by id.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.balance.endpoints()

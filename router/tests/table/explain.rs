@@ -120,13 +120,13 @@ fn a_tcp_listener_is_explained_too() {
         put_route(&tcp_route("a", "db", "db")),
         put_route(&tcp_route("b", "db", "db")),
     ]);
-    let explanation = world.table.explain_tcp(&listener("db"));
+    let explanation = world.table.explain_bound(&listener("db"));
     assert_eq!(
         verdicts(&explanation),
         [("a".to_owned(), Verdict::Wins), ("b".to_owned(), Verdict::Younger)]
     );
     assert_eq!(explanation.backends.len(), 1);
-    assert!(world.table.explain_tcp(&listener("main")).winner.is_none());
+    assert!(world.table.explain_bound(&listener("main")).winner.is_none());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{ConcurrencyView, EjectionView, StickyView, millis, origin, states, w
 pub struct ServiceView {
     /// The name.
     pub name: String,
-    /// `http` or `tcp`.
+    /// `http`, `tcp` or `udp`.
     pub protocol: String,
     /// `p2c`, `round_robin`, `least` or `hash`.
     #[serde(default)]
@@ -118,7 +118,7 @@ pub struct InstanceView {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceCall {
-    /// `http` (default) or `tcp`.
+    /// `http` (default), `tcp` or `udp`.
     #[serde(default)]
     pub protocol: Option<String>,
     /// Whether connections to instances are kept for the next request; they are by default.

@@ -38,7 +38,7 @@ impl Seen {
     fn add(&mut self, route: &Route, start: usize, routes: &[Route]) -> Option<Twin> {
         let place = match &route.rule {
             Rule::Http(rule) => format!("{} {}", rule.host, rule.path),
-            Rule::Tcp => String::new(),
+            Rule::Tcp | Rule::Udp => String::new(),
         };
         let near = self.by_place.entry((route.listener.clone(), place)).or_default();
         if let Some(twin) = near.iter().find(|index| routes[**index].rule == route.rule) {
@@ -110,10 +110,11 @@ impl Reader<'_> {
                 predicates,
             }),
             Protocol::Tcp if !is_http => Rule::Tcp,
-            Protocol::Tcp => {
+            Protocol::Udp if !is_http => Rule::Udp,
+            Protocol::Tcp | Protocol::Udp => {
                 return Err(self.source.at(
                     place.clone(),
-                    "a route of a TCP listener has no host, path, methods, headers or query"
+                    "a route of a TCP or UDP listener has no host, path, methods, headers or query"
                         .to_owned(),
                     "remove them, or name an HTTP listener",
                 ));
@@ -198,8 +199,8 @@ impl Reader<'_> {
     }
 
     fn mirror(&self, file: Spanned<MirrorFile>, rule: &Rule) -> Result<Box<Mirror>, ConfigError> {
-        if *rule == Rule::Tcp {
-            let what = "a route of a TCP listener mirrors nothing";
+        if !matches!(rule, Rule::Http(_)) {
+            let what = "a route of a TCP or UDP listener mirrors nothing";
             return Err(self.source.at(file.span(), what, "remove it, or name an HTTP listener"));
         }
         let MirrorFile { service, percent } = file.into_inner();
@@ -211,7 +212,7 @@ impl Reader<'_> {
         let RetryFile { attempts, statuses } = file.into_inner();
         let retry = match rule {
             Rule::Http(_) => RetryRule::new(attempts, statuses).map_err(|error| error.to_string()),
-            Rule::Tcp => Err("what passes over TCP has no status".to_owned()),
+            Rule::Tcp | Rule::Udp => Err("what passes over TCP or UDP has no status".to_owned()),
         };
         retry.map(Box::new).map_err(|what| {
             self.source.at(
@@ -229,8 +230,8 @@ impl Reader<'_> {
     ) -> Result<Option<Box<CompressRule>>, ConfigError> {
         let place = file.span();
         match file.into_inner().0 {
-            Some(_) if *rule == Rule::Tcp => {
-                let what = "a route of a TCP listener compresses nothing";
+            Some(_) if !matches!(rule, Rule::Http(_)) => {
+                let what = "a route of a TCP or UDP listener compresses nothing";
                 Err(self.source.at(place, what, "remove it, or name an HTTP listener"))
             }
             wanted => Ok(wanted.map(Box::new)),
@@ -261,6 +262,7 @@ fn route_name(listener: Option<&ListenerName>, rule: &Rule) -> RouteName {
     let text = match rule {
         Rule::Http(rule) => format!("{}{}{}", rule.host, rule.path, asked(&rule.predicates)),
         Rule::Tcp => "tcp".to_owned(),
+        Rule::Udp => "udp".to_owned(),
     };
     let listener = listener.map_or("", ListenerName::as_str);
     let mut label: String = format!("{listener}-{text}")

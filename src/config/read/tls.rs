@@ -96,7 +96,9 @@ impl Reader<'_> {
         let what = match (port.get_ref(), &file.tls, file.protocol) {
             (0, _, _) => "redirect_https is 0",
             (_, Some(_), _) => "a listener with tls would redirect to itself",
-            (_, _, Protocol::Tcp) => "a TCP listener has no requests to redirect",
+            (_, _, Protocol::Tcp | Protocol::Udp) => {
+                "a TCP or UDP listener has no requests to redirect"
+            }
             (port, None, Protocol::Http) => return Ok(Some(*port)),
         };
         let hint = "expected the port of a listener with tls, on one that speaks plain HTTP";

@@ -65,12 +65,13 @@ impl Commands {
         if route.backends.is_empty() {
             return Err(invalid("backends", "a route leads to at least one service", ""));
         }
-        if route.rule == Rule::Tcp && route.listener.is_none() {
-            let cause = "a TCP route takes all connections of one listener";
+        let is_http = matches!(route.rule, Rule::Http(_));
+        if !is_http && route.listener.is_none() {
+            let cause = "a TCP or UDP route takes everything of one listener";
             return Err(invalid("listener", cause, "name a listener of the configuration"));
         }
-        if route.rule == Rule::Tcp && route.mirror.is_some() {
-            return Err(invalid("mirror", "a TCP route mirrors nothing", ""));
+        if !is_http && route.mirror.is_some() {
+            return Err(invalid("mirror", "a TCP or UDP route mirrors nothing", ""));
         }
         if let Some(Err(error)) = route.rewrite.as_ref().map(|rewrite| rewrite.fits(&route.rule)) {
             return Err(invalid("rewrite", error.to_string(), ""));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use portolan_discovery::model::{
-    CheckKind, CheckSpec, Health, Instance, InstanceId, JobId, Origin, Phase, Placement,
+    CheckKind, CheckSpec, Health, Instance, InstanceId, JobId, Origin, Phase, Placement, Protocol,
     ServiceName, Weight,
 };
 
@@ -45,6 +45,12 @@ impl Run {
         let spec = &placement.spec;
         let specs = match (spec.checks.is_empty(), &spec.service) {
             (false, _) => spec.checks.clone(),
+            // Nobody can tell whether somebody takes datagrams.
+            (true, Some(service))
+                if self.context.checks.protocol(service) == Some(Protocol::Udp) =>
+            {
+                return None;
+            }
             (true, Some(_)) => vec![CheckSpec::of(CheckKind::Tcp)],
             (true, None) => return None,
         };
