@@ -56,6 +56,8 @@ pub enum FromOld {
         guarded: bool,
         /// The file of the store.
         store: PathBuf,
+        /// Where jobs and the saved table lie.
+        data_dir: PathBuf,
         /// The format of that file.
         store_format: u64,
     },

@@ -70,7 +70,7 @@ impl Mesh {
         channel: &mut Channel,
     ) -> Result<(Self, Option<Origin>), StartError> {
         let mut offer = Offer::default();
-        let Some(mut origin) = greet(channel, &config.store_path, &mut offer).await? else {
+        let Some(mut origin) = greet(channel, &config, &mut offer).await? else {
             tracing::warn!("the process to take over from has ended; this one goes on alone");
             let half = Half::bind(config, new_store, &mut offer)?;
             return Ok((complete(half).await?, None));
@@ -109,7 +109,7 @@ fn wrong(error: ChannelError) -> StartError {
 /// Says hello and takes the sockets. Nothing when the other process ends meanwhile.
 async fn greet(
     channel: &mut Channel,
-    store_path: &Path,
+    config: &Config,
     offer: &mut Offer,
 ) -> Result<Option<Origin>, StartError> {
     let hello = FromNew::Hello {
@@ -123,12 +123,24 @@ async fn greet(
     let mut origin = None;
     loop {
         match channel.from.receive().await {
-            Ok(FromOld::Welcome { protocol, version, pid, guarded, store, store_format }) => {
+            Ok(FromOld::Welcome {
+                protocol,
+                version,
+                pid,
+                guarded,
+                store,
+                data_dir,
+                store_format,
+            }) => {
                 if protocol != PROTOCOL {
                     let cause = format!("version {version} speaks protocol {protocol} of upgrades");
                     return Err(StartError::TakeOver(format!("{cause}, not {PROTOCOL}: restart")));
                 }
-                fits(store_path, &store, store_format)?;
+                same("store.path", &config.store_path, &store)?;
+                same("node.data_dir", &config.node.data_dir, &data_dir)?;
+                if store_format > FORMAT {
+                    return Err(OpenError::Newer { path: store, format: store_format }.into());
+                }
                 let (elders, revision) = (Vec::new(), Revision::default());
                 origin = Some(Origin { pid, version, channel: None, guarded, elders, revision });
             }
@@ -143,22 +155,18 @@ async fn greet(
     }
 }
 
-/// Whether the store that is in use can be gone on with.
-fn fits(ours: &Path, theirs: &Path, format: u64) -> Result<(), StartError> {
+/// Whether a place is still what it was: jobs and records do not move.
+fn same(key: &str, ours: &Path, theirs: &Path) -> Result<(), StartError> {
     let is_same = match (ours.canonicalize(), theirs.canonicalize()) {
         (Ok(ours), Ok(theirs)) => ours == theirs,
         _ => ours == theirs,
     };
-    if !is_same {
-        let (ours, theirs) = (ours.display(), theirs.display());
-        return Err(StartError::TakeOver(format!(
-            "the configuration names the store {ours}, but {theirs} is in use: restart"
-        )));
+    if is_same {
+        return Ok(());
     }
-    if format > FORMAT {
-        return Err(OpenError::Newer { path: theirs.to_owned(), format }.into());
-    }
-    Ok(())
+    let (ours, theirs) = (ours.display(), theirs.display());
+    let cause = format!("{key} of the configuration is {ours}, but {theirs} is in use: restart");
+    Err(StartError::TakeOver(cause))
 }
 
 /// Takes store and jobs as soon as nobody has them, and catches up with the store.

@@ -160,6 +160,7 @@ impl Plane {
             pid: std::process::id(),
             guarded,
             store: self.config.store_path.clone(),
+            data_dir: self.config.node.data_dir.clone(),
             store_format: FORMAT,
         };
         heir.tell(&welcome, &[]).await;

@@ -234,6 +234,16 @@ fn a_new_program_that_is_bad_changes_nothing() {
     let good = fs::read_to_string(stage.config()).unwrap();
     fs::write(stage.config(), format!("{good}\n[nonsense]\n")).unwrap();
     refused(&["upgrade"], "unknown field `nonsense`");
+    // The jobs are where they are, whatever is said of the store.
+    let store = stage.dir.path().join(".portolan/store.redb");
+    let moved = format!("[store]\npath = {store:?}\n{good}").replacen(
+        "[node]",
+        "[node]\ndata_dir = \"elsewhere\"",
+        1,
+    );
+    assert!(store.exists() && moved.contains("data_dir"), "{good}");
+    fs::write(stage.config(), moved).unwrap();
+    refused(&["upgrade"], "node.data_dir of the configuration is");
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = held.local_addr().unwrap();
     let listener = format!("[[listeners]]\nname = \"more\"\nbind = \"{taken}\"\n");
@@ -241,7 +251,7 @@ fn a_new_program_that_is_bad_changes_nothing() {
     refused(&["upgrade"], &taken.to_string());
     let url = format!("http://{}/metrics", stage.admin);
     let metrics = Command::new("curl").args(["-s", &url]).output().unwrap();
-    assert!(String::from_utf8_lossy(&metrics.stdout).contains("portolan_upgrade_failures_total 8"));
+    assert!(String::from_utf8_lossy(&metrics.stdout).contains("portolan_upgrade_failures_total 9"));
     drop(held);
     // The same again, and the port is free: it is bound by the new process.
     stage.upgrade();
