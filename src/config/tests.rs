@@ -450,7 +450,7 @@ fn what_is_wrong_with_tls_is_said_where_it_stands() {
         |more: &str| error(&format!("[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:0\"\n{more}"));
     for (more, expected) in [
         ("tls = {}\nredirect_https = 443", ":7:18: a listener with tls would redirect to itself"),
-        ("protocol = \"tcp\"\nredirect_https = 443", "a TCP listener has no requests"),
+        ("protocol = \"tcp\"\nredirect_https = 443", "a TCP or UDP listener has no requests"),
         ("redirect_https = 0", "redirect_https is 0"),
         ("tls = { client_certificates = \"optional\" }", "without client_ca_file"),
         ("tls = { client_ca_file = \"/nowhere/ca.pem\" }", "there is no file /nowhere/ca.pem"),
