@@ -138,9 +138,7 @@ async fn greet(
                 }
                 same("store.path", &config.store_path, &store)?;
                 same("node.data_dir", &config.node.data_dir, &data_dir)?;
-                if store_format > FORMAT {
-                    return Err(OpenError::Newer { path: store, format: store_format }.into());
-                }
+                known(&store, store_format)?;
                 let (elders, revision) = (Vec::new(), Revision::default());
                 origin = Some(Origin { pid, version, channel: None, guarded, elders, revision });
             }
@@ -167,6 +165,14 @@ fn same(key: &str, ours: &Path, theirs: &Path) -> Result<(), StartError> {
     let (ours, theirs) = (ours.display(), theirs.display());
     let cause = format!("{key} of the configuration is {ours}, but {theirs} is in use: restart");
     Err(StartError::TakeOver(cause))
+}
+
+/// Whether the store that is in use can be read.
+fn known(store: &Path, format: u64) -> Result<(), OpenError> {
+    if format > FORMAT {
+        return Err(OpenError::Newer { path: store.to_owned(), format });
+    }
+    Ok(())
 }
 
 /// Takes store and jobs as soon as nobody has them, and catches up with the store.
@@ -246,10 +252,11 @@ mod tests {
         let (store, other) = (dir.path().join("store.redb"), dir.path().join("other.redb"));
         std::fs::write(&store, "").unwrap();
         let roundabout = dir.path().join(".").join("store.redb");
-        assert!(fits(&roundabout, &store, FORMAT).is_ok());
-        let error = fits(&other, &store, FORMAT).unwrap_err();
+        assert!(same("store.path", &roundabout, &store).is_ok());
+        let error = same("store.path", &other, &store).unwrap_err();
         assert!(error.to_string().contains("is in use: restart"), "{error}");
-        let error = fits(&store, &store, FORMAT + 1).unwrap_err();
+        assert!(known(&store, FORMAT).is_ok());
+        let error = known(&store, FORMAT + 1).unwrap_err();
         assert!(error.to_string().contains("newer than this program"), "{error}");
     }
 }

@@ -209,16 +209,17 @@ async fn a_client_that_goes_away_leaves_the_line() {
 async fn a_table_with_more_room_is_seen_by_who_waits() {
     let mut gated = Gated::new().await;
     let mut rig = rig_of(&gated, limited(1, 10, DEADLINE), 2);
+    let _first = begin(&rig, "/first").await;
+    gated.next().await;
     let mut clients = Vec::new();
-    for number in 0..6 {
+    for number in 1..6 {
         clients.push(begin(&rig, &format!("/{number}")).await);
         waiting(&rig, number).await;
     }
-    gated.next().await;
     // Another instance, a higher limit, none at all: each lets more of them go on.
     let other = Instance::named("other").await;
     rig.apply(&[instance("web", "b", other.addr), limited(1, 10, DEADLINE)]);
-    for client in &mut clients[1..6] {
+    for client in &mut clients {
         assert_eq!(client.response().await.text(), "other");
     }
     rig.apply_and_wait(&[draining("web", "b", other.addr)]).await;
