@@ -29,12 +29,23 @@ pub struct Stage {
     pub admin: SocketAddr,
 }
 
-/// A port that nobody holds right now, by TCP and UDP.
+/// Ports of stages: below the kernel's ephemeral range, so that no client of another test gets one
+/// before its stage does, and above those of jobs.
+const PORTS: std::ops::Range<u16> = 22_000..32_000;
+
+/// A port that nobody holds, by TCP and UDP, and that no other stage of this process gets.
 pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    let first = (std::process::id() % u32::from(count)) as u16;
     loop {
-        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = tcp.local_addr().unwrap().port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(number < count, "no port is free");
+        let port = PORTS.start + (first + number) % count;
+        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        if is_free {
             return port;
         }
     }
