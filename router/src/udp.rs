@@ -122,7 +122,8 @@ struct Sessions {
     worker: Rc<Worker>,
     listener: Arc<Listener>,
     socket: UdpSocket,
-    by_client: RefCell<HashMap<SocketAddr, Rc<Session>, foldhash::fast::RandomState>>,
+    /// Strangers choose the keys, so the hash is one that they cannot foresee.
+    by_client: RefCell<HashMap<SocketAddr, Rc<Session>>>,
     /// Where an answer is read to, within one turn.
     answer: RefCell<Box<[u8]>>,
 }

@@ -1,6 +1,8 @@
 //! The commands that only ask.
 
 use portolan_discovery::model::AppName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Failure;
 use super::args::Explain;
@@ -68,17 +70,29 @@ pub(super) async fn services(
         }
         return Ok(());
     }
-    let views: Vec<ServiceView> = client.get("/v1/services").await?;
+    let head = ["SERVICE", "PROTOCOL", "INSTANCES"];
+    list(client, json, "/v1/services", head, |view: &ServiceView| {
+        [view.name.clone(), view.protocol.clone(), counts(&view.states)]
+    })
+    .await?;
+    Ok(())
+}
+
+/// Asks for a list and prints it, a row each, or as it came for programs: then nothing is returned.
+async fn list<V: Serialize + DeserializeOwned, const N: usize>(
+    client: &Client,
+    json: bool,
+    path: &str,
+    head: [&str; N],
+    row: impl Fn(&V) -> [String; N],
+) -> Result<Vec<V>, Failure> {
+    let views: Vec<V> = client.get(path).await?;
     if json {
         table::json(&views);
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let rows: Vec<_> = views
-        .iter()
-        .map(|view| [view.name.clone(), view.protocol.clone(), counts(&view.states)])
-        .collect();
-    table::print(["SERVICE", "PROTOCOL", "INSTANCES"], &rows);
-    Ok(())
+    table::print(head, &views.iter().map(row).collect::<Vec<_>>());
+    Ok(views)
 }
 
 pub(super) async fn instances(
@@ -124,31 +138,24 @@ fn print_instances(views: &[InstanceView]) {
 }
 
 pub(super) async fn routes(client: &Client, json: bool) -> Result<(), Failure> {
-    let views: Vec<RouteView> = client.get("/v1/routes").await?;
-    if json {
-        table::json(&views);
-        return Ok(());
-    }
-    let rows: Vec<_> = views
-        .iter()
-        .map(|view| {
-            let backends: Vec<_> = if view.backends.len() == 1 {
-                vec![view.backends[0].service.clone()]
-            } else {
-                view.backends.iter().map(|b| format!("{}:{}", b.service, b.weight)).collect()
-            };
-            [
-                or_dash(view.listener.as_ref()),
-                or_dash(view.host.as_ref()),
-                or_dash(view.path.as_ref()),
-                asked(view),
-                backends.join(" "),
-                view.name.clone(),
-                view.origin.clone(),
-            ]
-        })
-        .collect();
-    table::print(["LISTENER", "HOST", "PATH", "ASKS", "LEADS TO", "NAME", "FROM"], &rows);
+    let head = ["LISTENER", "HOST", "PATH", "ASKS", "LEADS TO", "NAME", "FROM"];
+    let views = list(client, json, "/v1/routes", head, |view: &RouteView| {
+        let backends: Vec<_> = if view.backends.len() == 1 {
+            vec![view.backends[0].service.clone()]
+        } else {
+            view.backends.iter().map(|b| format!("{}:{}", b.service, b.weight)).collect()
+        };
+        [
+            or_dash(view.listener.as_ref()),
+            or_dash(view.host.as_ref()),
+            or_dash(view.path.as_ref()),
+            asked(view),
+            backends.join(" "),
+            view.name.clone(),
+            view.origin.clone(),
+        ]
+    })
+    .await?;
     for warning in views.iter().flat_map(|view| &view.warnings) {
         say!("warning: {warning}");
     }
@@ -235,87 +242,66 @@ fn indented<const N: usize>(mut rows: Vec<[String; N]>) -> Vec<[String; N]> {
 }
 
 pub(super) async fn certs(client: &Client, json: bool) -> Result<(), Failure> {
-    let views: Vec<CertificateView> = client.get("/v1/certificates").await?;
-    if json {
-        table::json(&views);
-        return Ok(());
-    }
-    let rows: Vec<_> = views
-        .iter()
-        .map(|view| {
-            let listeners = view.listeners.iter().map(|listener| {
-                let is_default = view.default_of.contains(listener);
-                format!("{listener}{}", if is_default { " (default)" } else { "" })
-            });
-            let days = match view.days_left {
-                days @ ..0 => format!("expired {} days ago", -days),
-                days => days.to_string(),
-            };
-            let listeners: Vec<_> = listeners.collect();
-            [view.name.clone(), view.hosts.join(" "), days, listeners.join(", ")]
-        })
-        .collect();
-    table::print(["CERTIFICATE", "HOSTS", "DAYS", "LISTENERS"], &rows);
+    let head = ["CERTIFICATE", "HOSTS", "DAYS", "LISTENERS"];
+    list(client, json, "/v1/certificates", head, |view: &CertificateView| {
+        let listeners = view.listeners.iter().map(|listener| {
+            let is_default = view.default_of.contains(listener);
+            format!("{listener}{}", if is_default { " (default)" } else { "" })
+        });
+        let days = match view.days_left {
+            days @ ..0 => format!("expired {} days ago", -days),
+            days => days.to_string(),
+        };
+        let listeners: Vec<_> = listeners.collect();
+        [view.name.clone(), view.hosts.join(" "), days, listeners.join(", ")]
+    })
+    .await?;
     Ok(())
 }
 
 pub(super) async fn nodes(client: &Client, json: bool) -> Result<(), Failure> {
-    let views: Vec<NodeView> = client.get("/v1/nodes").await?;
-    if json {
-        table::json(&views);
-        return Ok(());
-    }
     let now = clock::unix_ms();
-    let rows: Vec<_> = views
-        .iter()
-        .map(|view| {
-            let jobs = match (view.runs_jobs, view.cordoned) {
-                (false, _) => "none",
-                (true, true) => "cordoned",
-                (true, false) => "yes",
-            };
-            [
-                view.name.clone(),
-                view.addr.clone(),
-                or_dash(view.zone.as_ref()),
-                format!("{}", view.cpu_millis as f64 / 1000.0),
-                format!("{} MiB", view.memory_mib),
-                jobs.to_owned(),
-                view.version.clone(),
-                ago(view.since_ms, now),
-            ]
-        })
-        .collect();
-    table::print(["NODE", "ADDRESS", "ZONE", "CORES", "MEMORY", "JOBS", "VERSION", "SINCE"], &rows);
+    let head = ["NODE", "ADDRESS", "ZONE", "CORES", "MEMORY", "JOBS", "VERSION", "SINCE"];
+    list(client, json, "/v1/nodes", head, |view: &NodeView| {
+        let jobs = match (view.runs_jobs, view.cordoned) {
+            (false, _) => "none",
+            (true, true) => "cordoned",
+            (true, false) => "yes",
+        };
+        [
+            view.name.clone(),
+            view.addr.clone(),
+            or_dash(view.zone.as_ref()),
+            format!("{}", view.cpu_millis as f64 / 1000.0),
+            format!("{} MiB", view.memory_mib),
+            jobs.to_owned(),
+            view.version.clone(),
+            ago(view.since_ms, now),
+        ]
+    })
+    .await?;
     Ok(())
 }
 
 pub(super) async fn apps(client: &Client, json: bool) -> Result<(), Failure> {
-    let views: Vec<AppView> = client.get("/v1/apps").await?;
-    if json {
-        table::json(&views);
-        return Ok(());
-    }
-    let rows: Vec<_> = views
-        .iter()
-        .map(|view| {
-            let running = |name: &String| view.running.get(name).copied().unwrap_or(0);
-            let counts: Vec<_> = view
-                .wanted
-                .iter()
-                .map(|(name, wanted)| format!("{name} {}/{wanted}", running(name)))
-                .collect();
-            let deployment = view.deployment.as_ref();
-            [
-                view.name.clone(),
-                view.release.clone(),
-                counts.join(" "),
-                or_dash(deployment.map(|d| format!("{} {}", d.id, d.state))),
-                deployment.and_then(|d| d.cause.clone()).unwrap_or_default(),
-            ]
-        })
-        .collect();
-    table::print(["APP", "RELEASE", "RUNNING/WANTED", "DEPLOYMENT", "CAUSE"], &rows);
+    let head = ["APP", "RELEASE", "RUNNING/WANTED", "DEPLOYMENT", "CAUSE"];
+    list(client, json, "/v1/apps", head, |view: &AppView| {
+        let running = |name: &String| view.running.get(name).copied().unwrap_or(0);
+        let counts: Vec<_> = view
+            .wanted
+            .iter()
+            .map(|(name, wanted)| format!("{name} {}/{wanted}", running(name)))
+            .collect();
+        let deployment = view.deployment.as_ref();
+        [
+            view.name.clone(),
+            view.release.clone(),
+            counts.join(" "),
+            or_dash(deployment.map(|d| format!("{} {}", d.id, d.state))),
+            deployment.and_then(|d| d.cause.clone()).unwrap_or_default(),
+        ]
+    })
+    .await?;
     Ok(())
 }
 
@@ -370,32 +356,24 @@ pub(super) async fn app(client: &Client, json: bool, app: &AppName) -> Result<()
 
 pub(super) async fn jobs(client: &Client, json: bool, app: Option<AppName>) -> Result<(), Failure> {
     let query = app.map_or_else(String::new, |app| format!("?app={app}"));
-    let views: Vec<JobView> = client.get(&format!("/v1/jobs{query}")).await?;
-    if json {
-        table::json(&views);
-        return Ok(());
-    }
     let now = clock::unix_ms();
-    let rows: Vec<_> = views
-        .iter()
-        .map(|view| {
-            let why = view.cause.clone().or_else(|| view.last_exit.clone()).unwrap_or_default();
-            [
-                view.id.clone(),
-                view.release.clone(),
-                view.node.clone(),
-                view.state.clone(),
-                or_dash(view.pid),
-                or_dash(view.addr.as_ref()),
-                view.restarts.to_string(),
-                ago(view.since_ms, now),
-                why,
-            ]
-        })
-        .collect();
     let head =
         ["JOB", "RELEASE", "NODE", "STATE", "PID", "ADDRESS", "RESTARTS", "SINCE", "LAST EXIT"];
-    table::print(head, &rows);
+    list(client, json, &format!("/v1/jobs{query}"), head, |view: &JobView| {
+        let why = view.cause.clone().or_else(|| view.last_exit.clone()).unwrap_or_default();
+        [
+            view.id.clone(),
+            view.release.clone(),
+            view.node.clone(),
+            view.state.clone(),
+            or_dash(view.pid),
+            or_dash(view.addr.as_ref()),
+            view.restarts.to_string(),
+            ago(view.since_ms, now),
+            why,
+        ]
+    })
+    .await?;
     Ok(())
 }
 

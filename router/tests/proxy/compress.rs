@@ -259,6 +259,19 @@ async fn an_old_client_gets_it_until_the_connection_closes() {
     assert_eq!(content(&response), text(50_000).as_bytes());
 }
 
+/// The page of 30,000 bytes in each coding, on one connection.
+async fn in_each_coding(rig: &Rig) -> Vec<Message> {
+    let mut client = rig.client().await;
+    let mut responses = Vec::new();
+    for coding in ["gzip", "br", "zstd"] {
+        let response = client.ask(get(coding, "")).await;
+        has(&response, &[("content-encoding", Some(coding))]);
+        assert_eq!(content(&response), text(30_000).as_bytes(), "{coding}");
+        responses.push(response);
+    }
+    responses
+}
+
 #[tokio::test]
 async fn chunked_bodies_are_compressed_and_trailers_kept() {
     let instance = Instance::http(|_| {
@@ -274,11 +287,7 @@ async fn chunked_bodies_are_compressed_and_trailers_kept() {
     })
     .await;
     let rig = compressing(&instance);
-    let mut client = rig.client().await;
-    for coding in ["gzip", "br", "zstd"] {
-        let response = client.ask(get(coding, "")).await;
-        has(&response, &[("content-encoding", Some(coding))]);
-        assert_eq!(content(&response), text(30_000).as_bytes(), "{coding}");
+    for response in in_each_coding(&rig).await {
         assert_eq!(response.trailers, ["Server-Timing: a;dur=1"]);
     }
     assert_eq!(instance.connections(), 1, "read to its end, its connection is used again");
@@ -292,12 +301,7 @@ async fn a_body_that_ends_with_its_connection_is_compressed() {
     })
     .await;
     let rig = compressing(&instance);
-    let mut client = rig.client().await;
-    for coding in ["gzip", "br", "zstd"] {
-        let response = client.ask(get(coding, "")).await;
-        has(&response, &[("content-encoding", Some(coding))]);
-        assert_eq!(content(&response), text(30_000).as_bytes(), "{coding}");
-    }
+    in_each_coding(&rig).await;
 }
 
 /// An instance that sends `pieces` as chunks, each when the client has got the one before.
