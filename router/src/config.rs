@@ -137,6 +137,9 @@ pub struct Limits {
     /// Bytes of buffers that one worker holds for what is under way; new requests and TCP
     /// connections are shed beyond, and from a quarter of it on only small buffers are lent.
     pub buffer_bytes_max: usize,
+    /// Pipes of one worker, for bulky tunnels between plain sockets; more are copied, which costs
+    /// more. Each takes two file descriptors and counts 256 KiB as a buffer.
+    pub pipes_max: usize,
     /// Bytes a second that a request body has to come at, on the average and not counting waits
     /// for the instance; 0 asks for nothing.
     pub body_rate_min: u32,
@@ -157,6 +160,8 @@ impl Limits {
         udp_sessions_max: 4_096,
         // A small buffer for each of the connections.
         buffer_bytes_max: 256 * 1024 * 1024,
+        // Half of the buffers that are lent freely.
+        pipes_max: 128,
         // That of Kestrel and IIS: a tenth of what the slowest mobile links do.
         body_rate_min: 240,
         upstream_idle_max: 64,
@@ -179,12 +184,12 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// File descriptors that are left for everything but connections.
 pub const FILES_RESERVED: u64 = 256;
 
-/// How many client connections each of `workers` may have when the process may open `files` and
-/// each worker may have `sessions` of UDP.
-pub(crate) fn connections_for(files: Option<u64>, workers: usize, sessions: usize) -> usize {
+/// How many client connections each of `workers` may have when the process may open `files`, of
+/// which each worker has so many for something else.
+pub(crate) fn connections_for(files: Option<u64>, workers: usize, others: usize) -> usize {
     let Some(files) = files else { return usize::MAX };
     let each = files.saturating_sub(FILES_RESERVED) / workers.max(1) as u64;
-    let each = each.saturating_sub(sessions as u64);
+    let each = each.saturating_sub(others as u64);
     // Connections that are shed have no second one.
     let each = each.saturating_sub(SHEDDING_MAX as u64) / 2;
     usize::try_from(each).unwrap_or(usize::MAX).max(1)
@@ -195,6 +200,13 @@ pub(crate) fn sessions_for(files: Option<u64>, workers: usize) -> usize {
     let Some(files) = files else { return usize::MAX };
     let each = files.saturating_sub(FILES_RESERVED) / workers.max(1) as u64;
     usize::try_from(each / 4).unwrap_or(usize::MAX).max(1)
+}
+
+/// How many pipes each of `workers` may have: at most a sixteenth of the files, two for each.
+pub(crate) fn pipes_for(files: Option<u64>, workers: usize) -> usize {
+    let Some(files) = files else { return usize::MAX };
+    let each = files.saturating_sub(FILES_RESERVED) / workers.max(1) as u64;
+    usize::try_from(each / 32).unwrap_or(usize::MAX)
 }
 
 /// Everything a router is started with.
@@ -233,11 +245,11 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::{connections_for, sessions_for};
+    use super::{connections_for, pipes_for, sessions_for};
 
     #[test]
     fn connections_share_the_files_that_are_not_reserved() {
-        for (files, workers, sessions, expected) in [
+        for (files, workers, others, expected) in [
             (None, 4, 0, usize::MAX),
             (Some(1_024), 2, 0, 160),
             (Some(1_048_576), 8, 0, 65_488),
@@ -245,8 +257,9 @@ mod tests {
             (Some(1_024), 0, 0, 352),
             (Some(1_024), 0, 192, 256),
         ] {
-            assert_eq!(connections_for(files, workers, sessions), expected);
+            assert_eq!(connections_for(files, workers, others), expected);
         }
         assert_eq!((sessions_for(Some(1_024), 1), sessions_for(Some(0), 1)), (192, 1));
+        assert_eq!((pipes_for(Some(1_024), 1), pipes_for(Some(0), 1)), (24, 0));
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::cell::TableCell;
-use crate::config::{Config, ListenerConfig, connections_for, sessions_for};
+use crate::config::{Config, ListenerConfig, connections_for, pipes_for, sessions_for};
 use crate::drain::Command;
 use crate::h1::Via;
 use crate::listener::{self, BindError, BoundListener, BoundUdp};
@@ -302,8 +302,11 @@ fn fit_open_files(config: &mut Config) {
         true => config.limits.udp_sessions_max.min(sessions_for(files, worker_count(config))),
         false => 0,
     };
+    let pipes_max = config.limits.pipes_max.min(pipes_for(files, worker_count(config)));
     config.limits.udp_sessions_max = sessions_max;
-    let connections_max = connections_for(files, worker_count(config), sessions_max);
+    config.limits.pipes_max = pipes_max;
+    let others = sessions_max.saturating_add(pipes_max.saturating_mul(2));
+    let connections_max = connections_for(files, worker_count(config), others);
     if connections_max < config.limits.connections_max.min(CONNECTIONS_FEW) {
         warn!(?files, connections_max, "the limit of open files allows few connections a worker");
     }

@@ -1,7 +1,14 @@
 //! Two byte streams between two sockets, each ending on its own (half-close). Used for TCP
 //! connections and for upgraded HTTP connections. Knows nothing of either.
+//!
+//! A direction goes through a buffer. Once it is bulky, and both sides are plain sockets, it goes
+//! through a pipe of the kernel, which costs a third of it; there are few of them, so whoever gets
+//! none goes through a buffer still.
+
+mod conduit;
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,15 +16,26 @@ use std::time::Duration;
 use prometheus::IntCounter;
 use tokio::io::AsyncWrite;
 
-use crate::buffer::{Buffer, TURN_READS_MAX};
+use crate::buffer::{Buffer, SMALL, TURN_READS_MAX};
 use crate::deadline::Timer;
 use crate::stream::Stream;
+use conduit::Conduit;
+
+pub(crate) use conduit::{set_lent_max as set_pipes_max, show_passed};
+
+/// A piece of this size makes a direction bulky, a smaller one makes it small again. More than a
+/// small buffer takes, so most connections never see a pipe.
+const BULKY_BYTES_MIN: usize = 2 * SMALL;
 
 /// One direction.
 #[derive(Debug, Default)]
 pub(crate) struct Pipe {
     buffer: Buffer,
+    /// Empty, or what was taken last by way of it; then the buffer is empty.
+    conduit: Option<Box<Conduit>>,
     counter: Option<IntCounter>,
+    /// The last piece was large.
+    is_bulky: bool,
     source_ended: bool,
     over: bool,
 }
@@ -47,9 +65,10 @@ impl Pipe {
                 let write = Pin::new(&mut *to).poll_write(cx, self.buffer.data());
                 let count = ready!(write).map_err(|_| Broken::Sink)?;
                 self.buffer.consume(count);
-                if let Some(counter) = &self.counter {
-                    counter.inc_by(count as u64);
-                }
+                self.count(count);
+            } else if let Some(conduit) = self.conduit.as_mut().filter(|one| one.holds_some()) {
+                let count = ready!(conduit.poll_drain(cx, to.tcp())).map_err(|_| Broken::Sink)?;
+                self.count(count);
             } else if to.has_unsent() {
                 ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Broken::Sink)?;
             } else if self.source_ended {
@@ -61,12 +80,39 @@ impl Pipe {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                let read = ready!(self.buffer.poll_fill(cx, from)).map_err(|_| Broken::Source)?;
+                let read = ready!(self.poll_take(cx, from, to)).map_err(|_| Broken::Source)?;
+                self.is_bulky = read >= BULKY_BYTES_MIN;
                 self.source_ended = read == 0;
             }
             *moved = true;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes the next piece; 0 is the end. Nothing is held, and while nothing comes, neither a
+    /// buffer nor a pipe is.
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &Stream,
+    ) -> Poll<io::Result<usize>> {
+        let conduit = self.conduit.take();
+        if self.is_bulky
+            && let (Stream::Plain(source), Stream::Plain(_)) = (&*from, to)
+            && let Some(mut conduit) = conduit.or_else(conduit::lend)
+            && let Some(count) = ready!(conduit.poll_fill(cx, source))?
+        {
+            self.conduit = Some(conduit).filter(|conduit| conduit.holds_some());
+            return Poll::Ready(Ok(count));
+        }
+        self.buffer.poll_fill(cx, from)
+    }
+
+    fn count(&self, bytes: usize) {
+        if let Some(counter) = &self.counter {
+            counter.inc_by(bytes as u64);
+        }
     }
 }
 

@@ -42,6 +42,7 @@ use crate::stream::{Secured, Stream};
 use crate::table::{Full, PickError, RouteEntry, Table};
 use crate::tcp;
 use crate::tls;
+use crate::tunnel;
 use crate::udp;
 use crate::upstream::Own;
 use clock::Clock;
@@ -402,6 +403,7 @@ fn supervise(index: usize, panics: &IntCounter, mut run: impl FnMut() -> Result<
 async fn main(start: &mut Start) -> Result<(), Failure> {
     let worker = Worker::new(start);
     buffer::set_lent_max(worker.limits.buffer_bytes_max);
+    tunnel::set_pipes_max(worker.limits.pipes_max);
     cell::this_thread_reads();
     let mut background = JoinSet::new();
     background.spawn_local(tick(Rc::clone(&worker)));
@@ -450,6 +452,7 @@ async fn tick(worker: Rc<Worker>) {
         worker.budget.ticks(u32::try_from(ticks - ticks_seen).unwrap_or(u32::MAX));
         ticks_seen = ticks;
         buffer::show_lent(&worker.metrics.buffer_bytes);
+        tunnel::show_passed(&worker.metrics.spliced_bytes);
         until_sweep -= 1;
         if until_sweep == 0 {
             until_sweep = SWEEP_TICKS;

@@ -3,6 +3,8 @@
 
 #[path = "proxy/bodies.rs"]
 mod bodies;
+#[path = "proxy/bulk.rs"]
+mod bulk;
 #[path = "proxy/changes.rs"]
 mod changes;
 #[path = "proxy/compress.rs"]

@@ -38,6 +38,9 @@ pub const COMPRESSED_BYTES: &str = "portolan_router_compressed_bytes_total";
 pub const NOT_COMPRESSED: &str = "portolan_router_not_compressed_total";
 /// Bytes of buffers that hold something under way, as of the last tenth of a second.
 pub const BUFFER_BYTES: &str = "portolan_router_buffer_bytes";
+/// Bytes of TCP connections and tunnels that passed without a copy, as of the last tenth of a
+/// second.
+pub const SPLICED_BYTES: &str = "portolan_router_spliced_bytes_total";
 
 /// The handles of all workers.
 #[derive(Debug)]
@@ -51,6 +54,7 @@ pub(crate) struct WorkerMetrics {
     pub(crate) compressed: [CompressMetrics; Coding::ALL.len()],
     pub(crate) not_compressed: IntCounter,
     pub(crate) buffer_bytes: IntGauge,
+    pub(crate) spliced_bytes: IntCounter,
     pub(crate) accept_errors: IntCounter,
     pub(crate) panics: IntCounter,
     pub(crate) upstream_opened: IntCounter,
@@ -131,6 +135,11 @@ impl WorkerMetrics {
                 "Responses not compressed because memory was scarce.",
             )?,
             buffer_bytes,
+            spliced_bytes: counter(
+                registry,
+                SPLICED_BYTES,
+                "Bytes of TCP connections and tunnels that passed without a copy.",
+            )?,
             accept_errors: counter(
                 registry,
                 ACCEPT_ERRORS,
