@@ -1,6 +1,8 @@
-//! Both ends of the comparison: the backend that all proxies share, and the two kinds of load that
-//! `wrk` does not make: a fixed rate, and clients that wait.
+//! Both ends of the comparison: the backends that all proxies share, and the kinds of load that
+//! `wrk` does not make: a fixed rate, clients that wait, plain bytes, and datagrams.
 
+mod bulk;
+mod datagrams;
 mod idle;
 mod rate;
 mod serve;
@@ -12,12 +14,20 @@ use std::time::Duration;
 const USAGE: &str = "usage: compare-ends serve ADDRESS
        compare-ends rate ADDRESS PATH CONNECTIONS REQUESTS_PER_SECOND SECONDS
        compare-ends idle ADDRESS PATH CONNECTIONS
+       compare-ends source ADDRESS
+       compare-ends sink ADDRESS CONNECTIONS SECONDS
+       compare-ends echo ADDRESS
+       compare-ends ask ADDRESS CLIENTS SECONDS
 
 serve  answers /small /64k /1m /chunked from memory, on one thread
 rate   sends at a fixed rate whatever comes back, and prints: sent failed p50_us p99_us p999_us,
        each latency from the moment the request was due
 idle   opens keep-alive connections, sends one request on each, prints \"ready\", and holds them
-       until its input ends";
+       until its input ends
+source writes to every connection for as long as somebody reads
+sink   reads from a source and prints how many bytes came
+echo   sends datagrams back
+ask    sends datagrams of 64 bytes, one under way for each client, and prints: answers lost";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +47,7 @@ fn main() -> ExitCode {
 
 fn run(args: &[&str]) -> Option<std::io::Result<()>> {
     let addr = |text: &str| text.parse::<SocketAddr>().ok();
+    let lasts = |text: &str| text.parse().ok().map(Duration::from_secs);
     Some(match *args {
         ["serve", at] => serve::run(addr(at)?),
         ["rate", at, path, connections, rate, seconds] => {
@@ -45,11 +56,19 @@ fn run(args: &[&str]) -> Option<std::io::Result<()>> {
                 path,
                 connections: connections.parse().ok()?,
                 per_second: rate.parse().ok()?,
-                lasts: Duration::from_secs(seconds.parse().ok()?),
+                lasts: lasts(seconds)?,
             };
             rate::run(&load)
         }
         ["idle", at, path, connections] => idle::run(addr(at)?, path, connections.parse().ok()?),
+        ["source", at] => bulk::source(addr(at)?),
+        ["sink", at, connections, seconds] => {
+            bulk::sink(addr(at)?, connections.parse().ok()?, lasts(seconds)?)
+        }
+        ["echo", at] => datagrams::echo(addr(at)?),
+        ["ask", at, clients, seconds] => {
+            datagrams::ask(addr(at)?, clients.parse().ok()?, lasts(seconds)?)
+        }
         _ => return None,
     })
 }

@@ -1,7 +1,8 @@
 //! The backend of the comparison: answers made before the first request, one thread, one read and
 //! one write a request, so that what is left to differ is the proxy.
 //!
-//! `/small` 128 bytes, `/64k`, `/1m`, `/chunked` 1 KiB in four chunks. Any other path is a 404.
+//! `/small` 128 bytes, `/64k`, `/1m`, `/chunked` 1 KiB in four chunks, `/last` as `/small` on a
+//! connection that ends with it. Any other path is a 404.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -19,9 +20,9 @@ const EVENTS_MAX: usize = 1024;
 type Answers = HashMap<&'static [u8], Arc<[u8]>>;
 
 fn answers() -> Answers {
-    let sized = |bytes: usize| -> Arc<[u8]> {
+    let sized = |bytes: usize, more: &str| -> Arc<[u8]> {
         let mut answer =
-            format!("HTTP/1.1 200 OK\r\nServer: backend\r\nContent-Type: text/plain\r\nContent-Length: {bytes}\r\n\r\n")
+            format!("HTTP/1.1 200 OK\r\nServer: backend\r\n{more}Content-Type: text/plain\r\nContent-Length: {bytes}\r\n\r\n")
                 .into_bytes();
         answer.resize(answer.len() + bytes, b'x');
         answer.into()
@@ -36,9 +37,10 @@ fn answers() -> Answers {
     }
     chunked.extend_from_slice(b"0\r\n\r\n");
     HashMap::from([
-        (&b"/small"[..], sized(128)),
-        (b"/64k", sized(64 << 10)),
-        (b"/1m", sized(1 << 20)),
+        (&b"/small"[..], sized(128, "")),
+        (b"/64k", sized(64 << 10, "")),
+        (b"/1m", sized(1 << 20, "")),
+        (b"/last", sized(128, "Connection: close\r\n")),
         (b"/chunked", chunked.into()),
     ])
 }
