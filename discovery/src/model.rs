@@ -28,7 +28,7 @@ pub use overrule::{Override, Scope, Word};
 pub use record::{Event, Kv, LeaseId, Revision};
 pub use route::{
     Backend, Coding, CompressRule, Host, HostPattern, HttpRule, PathPattern, Predicates, RetryRule,
-    Rewrite, Route, RouteTimeouts, Rule,
+    Rewrite, Route, RouteTimeouts, Rule, TlsRule,
 };
 pub use service::{
     Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, ProxyVersion, Service,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portolan_discovery::model::route::{HeaderName, ParameterName};
 use portolan_discovery::model::{
     Coding, Concurrency, HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates,
-    ProxyVersion, Revision, Route, RouteName, ServiceName, ServiceTls, Weight,
+    ProxyVersion, Revision, Route, RouteName, Rule, ServiceName, ServiceTls, Weight,
 };
 use portolan_discovery::snapshot::State;
 
@@ -46,7 +46,7 @@ pub struct Candidate {
     pub route: RouteName,
     /// Its host; none for TCP and UDP.
     pub host: Option<HostPattern>,
-    /// Its path; none for TCP and UDP.
+    /// Its path; none for TCP, UDP and TLS.
     pub path: Option<PathPattern>,
     /// What else it asks.
     pub predicates: Predicates,
@@ -208,6 +208,26 @@ impl Table {
         self.explanation(listener, winner, candidates, entries.len())
     }
 
+    /// The same for a connection of a listener that passes TLS on, whose client asks for `host`
+    /// in lower case.
+    pub fn explain_tls(&self, listener: &ListenerName, host: Option<&str>) -> Explanation {
+        let entries = self.tls_rules(listener, host);
+        let winner = self.tls_route(listener, host);
+        let verdict = |entry: &Arc<RouteEntry>| match winner {
+            Some(winner) if !Arc::ptr_eq(winner, entry) => {
+                match winner.record().rule == entry.record().rule {
+                    true => Verdict::Younger,
+                    false => Verdict::LessSpecificHost,
+                }
+            }
+            _ => Verdict::Wins,
+        };
+        let found = entries.len();
+        let first = entries.into_iter().take(CANDIDATES_MAX);
+        let candidates = first.map(|entry| candidate(entry, verdict(entry))).collect();
+        self.explanation(listener, winner, candidates, found)
+    }
+
     fn explanation(
         &self,
         listener: &ListenerName,
@@ -273,7 +293,11 @@ fn candidate(entry: &RouteEntry, verdict: Verdict) -> Candidate {
     let rule = entry.http();
     Candidate {
         route: entry.name.clone(),
-        host: rule.map(|rule| rule.host.clone()),
+        host: match &entry.record().rule {
+            Rule::Http(rule) => Some(rule.host.clone()),
+            Rule::Tls(rule) => Some(rule.host.clone()),
+            Rule::Tcp | Rule::Udp => None,
+        },
         path: rule.map(|rule| rule.path.clone()),
         predicates: rule.map(|rule| rule.predicates.clone()).unwrap_or_default(),
         listener: entry.record().listener.clone(),

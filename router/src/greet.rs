@@ -9,6 +9,7 @@ use tracing::debug;
 
 use crate::buffer::Buffer;
 use crate::config::ProxyProtocol;
+use crate::passthrough;
 use crate::proxy;
 use crate::proxy_protocol::{self, Ends, Parsed};
 use crate::tcp;
@@ -82,6 +83,7 @@ pub(crate) async fn serve(mut client: Client) {
         _ if client.listener.tls.is_some() => tls::serve(client, input).await,
         Protocol::Http => proxy::serve(client, input).await,
         Protocol::Tcp | Protocol::Udp => tcp::serve(client, input).await,
+        Protocol::Tls => passthrough::serve(client, input).await,
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod compress;
 pub mod h1;
+pub mod hello;
 pub mod metrics;
 pub mod proxy_protocol;
 
@@ -25,6 +26,7 @@ mod lint;
 mod listener;
 mod mirror;
 mod pages;
+mod passthrough;
 mod pool;
 mod proxy;
 mod queue;

@@ -84,7 +84,7 @@ pub(crate) fn shed(worker: &Rc<Worker>, listener: &Listener, mut stream: Stream,
         }
         // What was refused must not look like a service with nothing to say; and a handshake
         // costs more than what there is no room for.
-        Protocol::Http | Protocol::Tcp | Protocol::Udp => stream.abort(),
+        Protocol::Http | Protocol::Tcp | Protocol::Udp | Protocol::Tls => stream.abort(),
     }
 }
 

@@ -45,6 +45,14 @@ impl Stream {
         }
     }
 
+    /// The protocol that was agreed on in the handshake (ALPN), if there was one.
+    pub(crate) fn agreed_protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(secured) => secured.session().alpn_protocol(),
+        }
+    }
+
     /// Whether it has taken bytes that the socket has not: only a flush brings them on their way.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {

@@ -13,6 +13,7 @@ mod compile;
 mod entry;
 mod hosts;
 mod index;
+mod names;
 mod paths;
 mod request;
 mod service;
@@ -40,6 +41,7 @@ use crate::balance::Ask;
 use crate::endpoint::{Endpoint, InFlight};
 use hosts::Hosts;
 use index::Index;
+use names::Names;
 use service::{ServiceKey, ServiceMark};
 
 /// The routes that take everything of a listener, in order of precedence.
@@ -61,6 +63,7 @@ pub struct Table {
     hosts: Hosts,
     tcp: ByListener,
     udp: ByListener,
+    tls: OrdMap<ListenerName, Names>,
     services: Index<ServiceTable>,
     /// Services with a member that drains.
     draining: OrdMap<ServiceName, Arc<ServiceTable>>,
@@ -76,6 +79,7 @@ impl Table {
             hosts: Hosts::new(),
             tcp: OrdMap::new(),
             udp: OrdMap::new(),
+            tls: OrdMap::new(),
             services: Index::new(),
             draining: OrdMap::new(),
             panic: OrdSet::new(),
@@ -117,6 +121,17 @@ impl Table {
     /// The route of every datagram of a UDP listener: the oldest, then by name.
     pub fn udp_route(&self, listener: &ListenerName) -> Option<&Arc<RouteEntry>> {
         self.udp.get(listener)?.first()
+    }
+
+    /// The route of a connection of a listener that passes TLS on, whose client asks for `host`
+    /// in lower case: the one that names it, else the longest wildcard, else the one for any; of
+    /// several for one host the oldest, then by name.
+    pub fn tls_route(
+        &self,
+        listener: &ListenerName,
+        host: Option<&str>,
+    ) -> Option<&Arc<RouteEntry>> {
+        self.tls.get(listener)?.find(host)
     }
 
     /// A service by name.
@@ -182,6 +197,16 @@ impl Table {
         self.hosts.tiers(host).flat_map(|paths| paths.entries()).collect()
     }
 
+    /// The routes of a listener that passes TLS on which take `host`, in order of precedence.
+    pub(crate) fn tls_rules(
+        &self,
+        listener: &ListenerName,
+        host: Option<&str>,
+    ) -> Vec<&Arc<RouteEntry>> {
+        let names = self.tls.get(listener).into_iter();
+        names.flat_map(|names| names.tiers(host).flatten()).collect()
+    }
+
     /// The routes of a TCP or UDP listener, in order of precedence.
     pub(crate) fn bound_rules(&self, listener: &ListenerName) -> &[Arc<RouteEntry>] {
         let routes = self.tcp.get(listener).or_else(|| self.udp.get(listener));
@@ -201,14 +226,19 @@ impl Table {
             }
             (Rule::Tcp, Some(listener)) => self.tcp.get(listener).into_iter().flatten().collect(),
             (Rule::Udp, Some(listener)) => self.udp.get(listener).into_iter().flatten().collect(),
-            (Rule::Tcp | Rule::Udp, None) => Vec::new(),
+            (Rule::Tls(rule), Some(listener)) => {
+                self.tls.get(listener).into_iter().flat_map(|names| names.of(&rule.host)).collect()
+            }
+            (Rule::Tcp | Rule::Udp | Rule::Tls(_), None) => Vec::new(),
         };
         entries.into_iter().map(|entry| &**entry).collect()
     }
 
-    /// The routes of each TCP and UDP listener, in order of precedence.
+    /// The routes of each TCP and UDP listener, and of each host of a listener that passes TLS on,
+    /// in order of precedence.
     pub(crate) fn bound_in_order(&self) -> impl Iterator<Item = &[Arc<RouteEntry>]> {
-        self.tcp.values().chain(self.udp.values()).map(Vec::as_slice)
+        let names = self.tls.values().flat_map(Names::all);
+        self.tcp.values().chain(self.udp.values()).chain(names).map(Vec::as_slice)
     }
 
     /// All pairs of routes with the same rule. Reads every route: for people, not for requests.

@@ -4,6 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,8 +24,15 @@ use crate::upstream;
 use crate::worker::{Client, now};
 
 /// Serves one client, of whom `input` has come already, until both directions have ended.
-pub(crate) async fn serve(mut client: Client, input: Buffer) {
-    let opened = open(&mut client).await;
+pub(crate) async fn serve(client: Client, input: Buffer) {
+    let worker = Rc::clone(&client.worker);
+    let route = worker.with_table(|table| table.tcp_route(&client.listener.name).cloned());
+    pass(client, input, route).await;
+}
+
+/// The same for a client whose route is known, if it has one.
+pub(crate) async fn pass(mut client: Client, input: Buffer, route: Option<Arc<RouteEntry>>) {
+    let opened = open(&mut client, route).await;
     let ended = match opened {
         Ok((picked, mut upstream, idle)) => {
             relay(&mut client, input, &mut upstream, &picked, idle).await
@@ -62,10 +70,12 @@ async fn relay(
     }
 }
 
-/// Connects to an instance of the listener's route, to another one if the first refuses.
-async fn open(client: &mut Client) -> Result<(InFlight, Stream, Duration), Reason> {
+/// Connects to an instance of the client's route, to another one if the first refuses.
+async fn open(
+    client: &mut Client,
+    route: Option<Arc<RouteEntry>>,
+) -> Result<(InFlight, Stream, Duration), Reason> {
     let worker = Rc::clone(&client.worker);
-    let route = worker.with_table(|table| table.tcp_route(&client.listener.name).cloned());
     let route = route.ok_or(Reason::NoRoute)?;
     worker.budget.request();
     let mut tried = Tried::none();

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use portolan_discovery::model::ProxyVersion;
+use portolan_discovery::model::{Protocol, ProxyVersion};
 use tokio::io::AsyncWriteExt;
 
 use crate::endpoint::Endpoint;
@@ -24,6 +24,8 @@ use crate::worker::{Client, Worker};
 pub(crate) struct Own {
     /// What a proxy in front said of the client, if it was believed.
     pub(crate) named: Option<Ends>,
+    /// The host that it asked for, if its TLS is passed on.
+    pub(crate) asked_for: Option<Box<str>>,
     /// Under which name the pool keeps connections that were opened for it, if it does.
     owner: Option<Name>,
 }
@@ -105,9 +107,13 @@ pub(crate) fn begin(
 fn header(version: ProxyVersion, client: &Client) -> Vec<u8> {
     // Its socket has no addresses any more: soon it will be seen to have gone.
     let Some(ends) = ends(client) else { return version.of_our_own().to_vec() };
-    let authority = client.stream.met().and_then(|met| met.name.as_deref());
+    let asked_for = client.own.as_ref().and_then(|own| own.asked_for.as_deref());
+    let authority = asked_for.or_else(|| client.stream.met()?.name.as_deref());
+    // What an HTTP client agreed on is not what the instance will be spoken to in.
+    let is_tcp = client.listener.protocol == Protocol::Tcp;
+    let alpn = client.stream.agreed_protocol().filter(|_| is_tcp);
     let mut header = Vec::new();
-    write(version, &Introduction { authority, ..Introduction::of(ends) }, &mut header);
+    write(version, &Introduction { authority, alpn, ..Introduction::of(ends) }, &mut header);
     header
 }
 

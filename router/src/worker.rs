@@ -34,6 +34,7 @@ use crate::greet;
 use crate::h1::HeadScratch;
 use crate::listener::{self, Listener};
 use crate::pages::ErrorPages;
+use crate::passthrough;
 use crate::pool::Pool;
 use crate::proxy::{self, RetryBudget};
 use crate::shed::{self, Cause};
@@ -323,6 +324,9 @@ impl Worker {
             }
             (ProxyProtocol::Off, Protocol::Tcp | Protocol::Udp) => {
                 tokio::task::spawn_local(tcp::serve(client, Buffer::default()))
+            }
+            (ProxyProtocol::Off, Protocol::Tls) => {
+                tokio::task::spawn_local(passthrough::serve(client, Buffer::default()))
             }
             _ => tokio::task::spawn_local(greet::serve(client)),
         };

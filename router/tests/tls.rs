@@ -12,6 +12,8 @@ mod handshakes;
 mod instance;
 #[path = "tls/instances.rs"]
 mod instances;
+#[path = "tls/passthrough.rs"]
+mod passthrough;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use the rest of it")]
 #[path = "proxy/peer.rs"]
 mod peer;

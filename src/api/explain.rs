@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use portolan_discovery::model::ListenerName;
+use portolan_discovery::model::{ListenerName, Protocol};
 use portolan_router::h1::{HeadScratch, Limits, parse_request};
 use portolan_router::{Ask, BackendView, EndpointView, Explanation, Key, RequestView, Table};
 
@@ -32,7 +32,7 @@ struct Asked {
     params(
         ("method" = Option<String>, Query, description = "GET by default"),
         ("url" = String, Query, description = "absolute, such as http://shop.test/api"),
-        ("listener" = Option<String>, Query, description = "the listener that it comes to"),
+        ("listener" = Option<String>, Query, description = "the listener that it comes to; one of TCP, UDP or TLS looks at no more than the URL's host"),
         ("source" = Option<String>, Query, description = "the client's address; 127.0.0.1 by default"),
         ("header" = Option<Vec<String>>, Query, description = "`Name: value`, several times"),
     ),
@@ -61,8 +61,46 @@ pub(super) async fn explain(
     let table = context.router.table();
     let request = RequestView::of(&listener, &request);
     let source = asked.source.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let picked = picked(&table, &request, source, random());
-    Ok(Json(ExplainView { picked, ..view(&request, &table.explain(&request)) }))
+    let known = context.listeners.iter().find(|(name, _)| *name == listener);
+    let view = match known.map(|(_, protocol)| *protocol) {
+        None | Some(Protocol::Http) => {
+            let picked = picked(&table, &request, source, random());
+            ExplainView { picked, ..view(Asker::of(&request), &table.explain(&request)) }
+        }
+        Some(protocol) => connection(&table, &request, protocol, source),
+    };
+    Ok(Json(view))
+}
+
+/// Where a connection goes, or a datagram: nothing of the request counts but its host, and that
+/// for TLS alone.
+fn connection(
+    table: &Table,
+    request: &RequestView<'_>,
+    protocol: Protocol,
+    source: IpAddr,
+) -> ExplainView {
+    let listener = request.listener;
+    // As clients do: an address is no name to ask for (RFC 6066 §3).
+    let is_address = request.host.starts_with('[') || request.host.parse::<IpAddr>().is_ok();
+    let host = Some(request.host).filter(|_| !is_address);
+    let (kind, route, explanation) = match protocol {
+        Protocol::Tls => {
+            ("tls", table.tls_route(listener, host), table.explain_tls(listener, host))
+        }
+        Protocol::Udp => ("udp", table.udp_route(listener), table.explain_bound(listener)),
+        Protocol::Http | Protocol::Tcp => {
+            ("tcp", table.tcp_route(listener), table.explain_bound(listener))
+        }
+    };
+    let picked = route.and_then(|route| {
+        let ask =
+            Ask { now_us: unix_ms() * 1_000, key: Key::Source(source), ..Ask::first(random()) };
+        let picked = route.pick(table, &ask).ok()?;
+        Some(format!("{}/{}", picked.service, picked.id))
+    });
+    let asker = Asker { method: kind, host: host.unwrap_or("-"), path: "-", query: None };
+    ExplainView { picked, ..view(asker, &explanation) }
 }
 
 /// The instance that the request gets this time: picked as a worker picks.
@@ -71,6 +109,32 @@ fn picked(table: &Table, request: &RequestView<'_>, source: IpAddr, random: u64)
     let ask = Ask { now_us: unix_ms() * 1_000, key, ..Ask::first(random) };
     let picked = table.route(request)?.pick(table, &ask).ok()?;
     Some(format!("{}/{}", picked.service, picked.id))
+}
+
+/// What is asked for, as the answer repeats it.
+#[derive(Clone, Copy)]
+struct Asker<'a> {
+    method: &'a str,
+    host: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Asker<'a> {
+    fn of(request: &RequestView<'a>) -> Self {
+        let RequestView { method, host, path, query, .. } = *request;
+        Self { method, host, path, query }
+    }
+
+    /// What becomes of it where a request would get this status.
+    fn end(self, status: &'static str) -> &'static str {
+        match (self.method, status) {
+            ("tls", "404") => "refused with the alert unrecognized_name",
+            ("tcp" | "tls", _) => "reset",
+            ("udp", _) => "dropped",
+            _ => status,
+        }
+    }
 }
 
 fn asked(query: &str) -> Result<Asked, ApiError> {
@@ -137,7 +201,7 @@ fn head(asked: &Asked) -> Result<Vec<u8>, ApiError> {
     Ok(head.into_bytes())
 }
 
-fn view(request: &RequestView<'_>, explanation: &Explanation) -> ExplainView {
+fn view(asker: Asker<'_>, explanation: &Explanation) -> ExplainView {
     let instances: Vec<_> = explanation
         .backends
         .iter()
@@ -156,11 +220,11 @@ fn view(request: &RequestView<'_>, explanation: &Explanation) -> ExplainView {
         .collect();
     ExplainView {
         revision: explanation.revision.0,
-        method: request.method.to_owned(),
-        host: request.host.to_owned(),
-        path: request.path.to_owned(),
-        query: request.query.map(ToOwned::to_owned),
-        verdict: verdict(explanation),
+        method: asker.method.to_owned(),
+        host: asker.host.to_owned(),
+        path: asker.path.to_owned(),
+        query: asker.query.map(ToOwned::to_owned),
+        verdict: verdict(asker, explanation),
         route: explanation.winner.as_ref().map(ToString::to_string),
         candidates: explanation
             .candidates
@@ -179,9 +243,9 @@ fn view(request: &RequestView<'_>, explanation: &Explanation) -> ExplainView {
     }
 }
 
-fn verdict(explanation: &Explanation) -> String {
+fn verdict(asker: Asker<'_>, explanation: &Explanation) -> String {
     let Some(route) = &explanation.winner else {
-        return "no route takes it: 404".to_owned();
+        return format!("no route takes it: {}", asker.end("404"));
     };
     let missing: Vec<_> =
         explanation.backends.iter().filter(|b| !b.exists).map(|b| b.service.as_str()).collect();
@@ -193,9 +257,11 @@ fn verdict(explanation: &Explanation) -> String {
         .count();
     let services: Vec<_> = explanation.backends.iter().map(|b| b.service.as_str()).collect();
     if !missing.is_empty() {
-        format!("route {route} leads to {}, which does not exist: 500", missing.join(", "))
+        let (missing, end) = (missing.join(", "), asker.end("500"));
+        format!("route {route} leads to {missing}, which does not exist: {end}")
     } else if takers == 0 {
-        format!("route {route} leads to {}, which has no instance: 503", services.join(", "))
+        let (services, end) = (services.join(", "), asker.end("503"));
+        format!("route {route} leads to {services}, which has no instance: {end}")
     } else {
         format!("route {route} leads to {}: one of {takers} instances", services.join(", "))
     }
@@ -247,7 +313,7 @@ mod tests {
     use portolan_discovery::model::{
         Backend, Balancing, CompressRule, Concurrency, Event, HashBy, Health, HostPattern,
         HttpRule, Instance, InstanceId, Key, Kv, Origin, PathPattern, Phase, ProxyVersion,
-        RetryRule, Revision, Route, Rule, Service, ServiceName, Weight,
+        RetryRule, Revision, Route, Rule, Service, ServiceName, TlsRule, Weight,
     };
     use portolan_discovery::snapshot::Snapshot;
     use portolan_router::metrics::Metrics;
@@ -344,7 +410,7 @@ mod tests {
         let plain = table(vec![(Key::Route(route.name.clone()), encode(&route))]);
         let listener = ListenerName::parse("web").unwrap();
         let request = RequestView::get(&listener, "a.test", "/");
-        let said = |table: &Table| view(&request, &table.explain(&request)).settings;
+        let said = |table: &Table| view(Asker::of(&request), &table.explain(&request)).settings;
         assert!(said(&plain).is_empty());
         route.mirror = Some(Box::new(Mirror { service: shadow, percent: Percent::ALL }));
         route.error_pages = Some("shop".parse().unwrap());
@@ -365,6 +431,52 @@ mod tests {
                 "connections to web begin with a PROXY header v2",
             ]
         );
+    }
+
+    #[test]
+    fn a_connection_goes_by_its_listener_and_the_host_that_it_asks_for() {
+        let name: ServiceName = "db".parse().unwrap();
+        let on = |listener: &str, route: &str, rule| Route {
+            listener: Some(listener.parse().unwrap()),
+            ..Route::new(route.parse().unwrap(), rule, vec![Backend::to(name.clone())])
+        };
+        let tls = |host: &str| Rule::Tls(TlsRule { host: host.parse().unwrap() });
+        let routes = [
+            on("sni", "exact", tls("a.db.test")),
+            on("sni", "wide", tls("*.db.test")),
+            on("sni", "wider", tls("*.test")),
+            on("sni", "younger", Rule::Tls(TlsRule { host: "*.test".parse().unwrap() })),
+            on("plain", "tcp", Rule::Tcp),
+        ];
+        let record = |route: &Route| (Key::Route(route.name.clone()), encode(route));
+        let mut records: Vec<_> = routes.iter().map(record).collect();
+        records.push((Key::Service(name.clone()), encode(&Service::named(name.clone()))));
+        let table = table(records);
+        let said = |listener: &str, host: &str, protocol| {
+            let listener = listener.parse().unwrap();
+            let request = RequestView::get(&listener, host, "/");
+            let view = connection(&table, &request, protocol, [127, 0, 0, 1].into());
+            let lost = view.candidates.iter().map(|c| format!("{}: {}", c.route, c.outcome));
+            (view.route, view.verdict, lost.collect::<Vec<_>>().join(", "))
+        };
+        let (route, _, lost) = said("sni", "a.db.test", Protocol::Tls);
+        assert_eq!(route.as_deref(), Some("exact"));
+        let less = "the host of another route is more specific";
+        assert_eq!(
+            lost,
+            format!("exact: takes the request, wide: {less}, wider: {less}, younger: {less}")
+        );
+        let (route, _, lost) = said("sni", "b.test", Protocol::Tls);
+        assert_eq!(route.as_deref(), Some("wider"));
+        assert!(lost.contains("younger: another route that is as specific"), "{lost}");
+        for host in ["a.example", "127.0.0.1"] {
+            let (route, verdict, _) = said("sni", host, Protocol::Tls);
+            assert_eq!(route, None);
+            assert!(verdict.ends_with("refused with the alert unrecognized_name"), "{verdict}");
+        }
+        let (route, verdict, _) = said("plain", "any.test", Protocol::Tcp);
+        assert_eq!(route.as_deref(), Some("tcp"));
+        assert_eq!(verdict, "route tcp leads to db, which has no instance: reset");
     }
 
     #[test]

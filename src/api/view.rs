@@ -92,9 +92,9 @@ pub struct RouteView {
     pub name: String,
     /// The listener; none is every HTTP listener.
     pub listener: Option<String>,
-    /// `http`, `tcp` or `udp`.
+    /// `http`, `tcp`, `udp` or `tls`.
     pub kind: String,
-    /// The hosts, for HTTP.
+    /// The hosts, for HTTP and TLS.
     pub host: Option<String>,
     /// The paths, for HTTP.
     pub path: Option<String>,
@@ -446,8 +446,7 @@ pub struct RouteCall {
     /// The listener; none is every HTTP listener.
     #[serde(default)]
     pub listener: Option<String>,
-    /// The hosts: a name, `*.name` or `*`. Without host and path, and with a listener of kind
-    /// TCP, it is a TCP route.
+    /// The hosts: a name, `*.name` or `*`. For HTTP, and for TLS that is passed on.
     #[serde(default)]
     pub host: Option<String>,
     /// The paths: `/prefix`, `=/exact` or `~REGEX`; all by default.
@@ -474,7 +473,7 @@ pub struct RouteCall {
     /// Which answers are compressed on their way to the client; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compress: Option<CompressView>,
-    /// `http` (default), `tcp` or `udp`.
+    /// `http` (default), `tcp`, `udp` or `tls`.
     #[serde(default)]
     pub kind: Option<String>,
     /// Where it leads; at least one.
@@ -536,10 +535,11 @@ pub(super) fn states<'a>(members: impl Iterator<Item = &'a Member>) -> BTreeMap<
 
 impl From<&Route> for RouteView {
     fn from(route: &Route) -> Self {
-        let (kind, http) = match &route.rule {
-            Rule::Http(rule) => ("http", Some(rule)),
-            Rule::Tcp => ("tcp", None),
-            Rule::Udp => ("udp", None),
+        let (kind, host, http) = match &route.rule {
+            Rule::Http(rule) => ("http", Some(&rule.host), Some(rule)),
+            Rule::Tcp => ("tcp", None, None),
+            Rule::Udp => ("udp", None, None),
+            Rule::Tls(rule) => ("tls", Some(&rule.host), None),
         };
         let predicates = http.map_or(&Predicates::NONE, |rule| &rule.predicates);
         let backend = |b: &portolan_discovery::model::Backend| BackendView {
@@ -551,7 +551,7 @@ impl From<&Route> for RouteView {
             name: route.name.to_string(),
             listener: route.listener.as_ref().map(ToString::to_string),
             kind: kind.to_owned(),
-            host: http.map(|rule| rule.host.to_string()),
+            host: host.map(ToString::to_string),
             path: http.map(|rule| rule.path.to_string()),
             methods: predicates.methods().iter().map(ToString::to_string).collect(),
             headers: predicates.headers().iter().map(|(n, v)| (n.to_string(), v.into())).collect(),

@@ -13,7 +13,7 @@ use portolan_discovery::model::route::{
 use portolan_discovery::model::{
     App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key, Origin, Override,
     Phase, ProcessName, Protocol, ProxyVersion, Release, ReleaseId, Rewrite, Route, RouteName,
-    RouteTimeouts, Rule, Scope, Service, ServiceName, Weight, Word, record,
+    RouteTimeouts, Rule, Scope, Service, ServiceName, TlsRule, Weight, Word, record,
 };
 use portolan_discovery::store::Store;
 
@@ -44,8 +44,20 @@ fn protocol(text: Option<&str>) -> Result<Protocol, ApiError> {
         Some("tcp") => Ok(Protocol::Tcp),
         Some("udp") => Ok(Protocol::Udp),
         Some(other) => Err(ApiError::invalid(
-            format!("\"{other}\" is no protocol"),
+            format!("\"{other}\" is no protocol of a service"),
             "expected http, tcp or udp",
+        )),
+    }
+}
+
+/// What the listeners of a route speak.
+fn kind(text: Option<&str>) -> Result<Protocol, ApiError> {
+    match text {
+        Some("tls") => Ok(Protocol::Tls),
+        Some("http" | "tcp" | "udp") | None => protocol(text),
+        Some(other) => Err(ApiError::invalid(
+            format!("\"{other}\" is no kind of route"),
+            "expected http, tcp, udp or tls",
         )),
     }
 }
@@ -166,8 +178,9 @@ pub(super) async fn put_route(
 /// The record of the route that a call asks for.
 fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
     let predicates = predicates(call)?;
-    let is_http = call.host.is_some() || call.path.is_some() || !predicates.is_empty();
-    let rule = match protocol(call.kind.as_deref())? {
+    let has_path = call.path.is_some() || !predicates.is_empty();
+    let is_http = call.host.is_some() || has_path;
+    let rule = match kind(call.kind.as_deref())? {
         Protocol::Http => Rule::Http(HttpRule {
             host: parsed(call.host.as_deref().unwrap_or("*"), "")?,
             path: parsed(call.path.as_deref().unwrap_or("/"), "")?,
@@ -175,16 +188,23 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
         }),
         Protocol::Tcp if !is_http => Rule::Tcp,
         Protocol::Udp if !is_http => Rule::Udp,
+        Protocol::Tls if !has_path => {
+            Rule::Tls(TlsRule { host: parsed(call.host.as_deref().unwrap_or("*"), "")? })
+        }
+        Protocol::Tls => {
+            let error = "a TLS route has no path, methods, headers or query";
+            return Err(ApiError::invalid(error, "remove them"));
+        }
         Protocol::Tcp | Protocol::Udp => {
             let error = "a TCP or UDP route has no host, path, methods, headers or query";
             return Err(ApiError::invalid(error, "remove them"));
         }
     };
     if call.retry.is_some() && !matches!(rule, Rule::Http(_)) {
-        return Err(invalid("what passes over TCP or UDP has no status".to_owned()));
+        return Err(invalid("what passes over TCP, UDP or TLS has no status".to_owned()));
     }
     if call.compress.is_some() && !matches!(rule, Rule::Http(_)) {
-        return Err(invalid("what passes over TCP or UDP is not compressed".to_owned()));
+        return Err(invalid("what passes over TCP, UDP or TLS is not compressed".to_owned()));
     }
     let backend = |view: &BackendView| {
         Ok(Backend {

@@ -130,6 +130,7 @@ pub(super) struct TlsFile {
     pub(super) client_ca_file: Option<Spanned<PathBuf>>,
     pub(super) client_certificates: Option<Spanned<ClientWord>>,
     pub(super) hsts: Option<HstsFile>,
+    pub(super) alpn: Option<Spanned<Vec<String>>>,
 }
 
 #[derive(Debug, Deserialize)]

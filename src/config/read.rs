@@ -195,7 +195,9 @@ impl<'a> Reader<'a> {
             let proxy_protocol = self.proxy_protocol(&file)?;
             self.fits_udp(&file)?;
             let redirect_https = self.redirect_https(&file)?;
-            let tls = file.tls.map(|tls| self.tls(tls.into_inner())).transpose()?;
+            self.fits_passthrough(&file)?;
+            let protocol = file.protocol;
+            let tls = file.tls.map(|tls| self.tls(tls.into_inner(), protocol)).transpose()?;
             listeners.push((
                 Listener {
                     name: file.name.into_inner(),
@@ -238,6 +240,18 @@ impl<'a> Reader<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// What a listener of TLS that is passed on cannot have.
+    fn fits_passthrough(&self, file: &ListenerFile) -> Result<(), ConfigError> {
+        match &file.tls {
+            Some(tls) if file.protocol == Protocol::Tls => Err(self.source.at(
+                tls.span(),
+                "a listener of TLS passes it on and does not end it",
+                "remove tls, or set protocol to \"tcp\" to end TLS here",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn proxy_protocol(&self, file: &ListenerFile) -> Result<ProxyProtocol, ConfigError> {

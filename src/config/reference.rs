@@ -233,8 +233,8 @@ pub const SETTINGS: &[Setting] = &[
         "[[listeners]]",
         "protocol",
         "http",
-        "\"http\", \"tcp\" or \"udp\"",
-        "What it speaks. A TCP or UDP listener has one route, which names it. UDP needs an address of its own, not 0.0.0.0 or [::]: answers leave by the one that was asked.",
+        "\"http\", \"tcp\", \"udp\" or \"tls\"",
+        "What it speaks. A TCP or UDP listener has one route, which names it. \"tls\" passes TLS on as it comes, and instances end it: routes that name the listener are chosen by the host that the client asks for (SNI), one for `*` gets what has no other and those that ask for none; without it they are refused with the alert unrecognized_name. The client's first message must come within header_timeout and 16 KiB; what is none is refused. portolan_router_tls_passed_on_total counts. UDP needs an address of its own, not 0.0.0.0 or [::]: answers leave by the one that was asked.",
     ),
     row(
         "[[listeners]]",
@@ -319,6 +319,13 @@ pub const SETTINGS: &[Setting] = &[
         "off",
         "{ max_age = \"365d\", subdomains = true, preload = false }",
         "Strict-Transport-Security (RFC 6797) on every response of an instance: browsers come by https only from then on.",
+    ),
+    row(
+        "[listeners.tls]",
+        "alpn",
+        "none",
+        "list of names: [\"postgresql\"]",
+        "What a TCP listener agrees on with clients (ALPN), the best first: what its instances speak. A PROXY header of version 2 tells them which. A client that offers only others is refused.",
     ),
     row(
         "[[certificates]]",
@@ -458,7 +465,7 @@ pub const SETTINGS: &[Setting] = &[
         "proxy_protocol",
         "off",
         "\"off\", \"v1\" or \"v2\"",
-        "The PROXY header that connections to instances begin with: the client's address and the one it came to, of http and of tcp; version 2 with a checksum. A connection serves one client then and is kept for that one only, so instances have a connection for each client. Mirrored requests and checks name nobody (LOCAL, UNKNOWN).",
+        "The PROXY header that connections to instances begin with: the client's address and the one it came to, of http, tcp and tls; version 2 with a checksum, the host that a client of TLS asked for, and what a TCP listener with alpn agreed on. A connection serves one client then and is kept for that one only, so instances have a connection for each client. Mirrored requests and checks name nobody (LOCAL, UNKNOWN).",
     ),
     row(
         "[[services]]",
@@ -488,14 +495,14 @@ pub const SETTINGS: &[Setting] = &[
         "listener",
         "every HTTP listener",
         "name of a listener",
-        "The listener that the route is bound to; a TCP or UDP route needs it.",
+        "The listener that the route is bound to; a TCP, UDP or TLS route needs it.",
     ),
     row(
         "[[routes]]",
         "host",
         "*",
         "\"www.example.org\", \"*.example.org\", \"*\"",
-        "The hosts; the most specific wins.",
+        "The hosts; the most specific wins. Of a listener of TLS: what clients ask for (SNI), and `*` takes those that ask for none.",
     ),
     row(
         "[[routes]]",

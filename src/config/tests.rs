@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use portolan_discovery::model::{AppName, Coding, CompressRule, Origin, Protocol, Rule};
+use portolan_discovery::model::{AppName, Coding, CompressRule, Origin, Protocol, Rule, TlsRule};
 
 use super::*;
 use crate::authority::Purpose;
@@ -381,7 +381,7 @@ fn a_route_says_which_answers_are_compressed() {
         [[routes]]\nlistener = \"t\"\nservice = \"a\"\ncompress = true";
     let error = Config::parse(Path::new("p.toml"), tcp).unwrap_err().to_string();
     assert!(
-        error.contains("p.toml:8:12: a route of a TCP or UDP listener compresses nothing"),
+        error.contains("p.toml:8:12: a route of a TCP, UDP or TLS listener compresses nothing"),
         "{error}"
     );
 }
@@ -450,8 +450,12 @@ fn what_is_wrong_with_tls_is_said_where_it_stands() {
         |more: &str| error(&format!("[[listeners]]\nname = \"a\"\nbind = \"127.0.0.1:0\"\n{more}"));
     for (more, expected) in [
         ("tls = {}\nredirect_https = 443", ":7:18: a listener with tls would redirect to itself"),
-        ("protocol = \"tcp\"\nredirect_https = 443", "a TCP or UDP listener has no requests"),
+        ("protocol = \"tcp\"\nredirect_https = 443", "UDP or TLS listener has no requests"),
         ("redirect_https = 0", "redirect_https is 0"),
+        ("protocol = \"tls\"\ntls = {}", ":7:7: a listener of TLS passes it on"),
+        ("protocol = \"tls\"\nredirect_https = 443", "listener has no requests to redirect"),
+        ("tls = { alpn = [\"h2\"] }", ":6:16: alpn is for a TCP listener"),
+        ("protocol = \"tcp\"\ntls = { alpn = [] }", ":7:16: alpn has no name"),
         ("tls = { client_certificates = \"optional\" }", "without client_ca_file"),
         ("tls = { client_ca_file = \"/nowhere/ca.pem\" }", "there is no file /nowhere/ca.pem"),
         ("tls = { version_min = \"1.1\" }", "unknown variant `1.1`, expected `1.2` or `1.3`"),
@@ -529,5 +533,35 @@ fn a_udp_listener_has_a_port_beside_tcp_and_one_address() {
     ] {
         let error = error(&text);
         assert!(error.contains(place) && error.contains(part), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn a_listener_that_passes_tls_on_has_routes_by_host() {
+    let file = |more: &str| {
+        format!(
+            "[[listeners]]\nname = \"t\"\nbind = \"127.0.0.1:5433\"\n\
+             protocol = \"tls\"\n[[services]]\nname = \"db\"\nprotocol = \"tcp\"\n\
+             [[routes]]\nlistener = \"t\"\nservice = \"db\"\n{more}"
+        )
+    };
+    let more = "host = \"*.db.test\"\n[[routes]]\nlistener = \"t\"\nservice = \"db\"";
+    let config = parse(&format!("[node]\nname = \"n1\"\n{}", file(more))).unwrap();
+    let rule = |host: &str| Rule::Tls(TlsRule { host: host.parse().unwrap() });
+    assert_eq!(config.routes[0].rule, rule("*.db.test"));
+    assert_eq!(config.routes[1].rule, rule("*"), "the one for what has no other");
+    assert!(config.routes.iter().all(|route| route.name.as_str().starts_with("t-tls-")));
+    for (more, part) in [
+        ("path = \"/x\"", "has no path"),
+        ("methods = [\"GET\"]", "has no path, methods"),
+        ("mirror = { service = \"db\" }", "mirrors nothing"),
+        ("retry = {}", "has no status"),
+        ("compress = true", "compresses nothing"),
+        ("rewrite = { host = \"a.test\" }", "rewrites nothing"),
+        ("[[routes]]\nlistener = \"t\"\nservice = \"db\"", "takes the same requests"),
+        ("[[services]]\nname = \"s\"\nprotocol = \"tls\"", "unknown variant `tls`"),
+    ] {
+        let error = error(&file(more));
+        assert!(error.contains(part), "{more}\n{error}");
     }
 }

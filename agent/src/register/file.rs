@@ -103,7 +103,7 @@ macro_rules! service_keys {
         #[serde(deny_unknown_fields)]
         struct $name {
             name: ServiceName,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "value::protocol")]
             protocol: Protocol,
             #[serde(default = "yes")]
             keep_alive: bool,

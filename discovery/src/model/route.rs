@@ -97,6 +97,13 @@ impl HttpRule {
     }
 }
 
+/// The rule of a route of TLS that is passed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsRule {
+    /// Which hosts clients ask for (SNI). Any takes those that name none, too.
+    pub host: HostPattern,
+}
+
 /// What a route takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -107,6 +114,8 @@ pub enum Rule {
     Tcp,
     /// Every datagram of the route's listener.
     Udp,
+    /// Connections of the route's listener by the host that they ask for.
+    Tls(TlsRule),
 }
 
 impl Rule {
@@ -116,6 +125,7 @@ impl Rule {
             Self::Http(_) => Protocol::Http,
             Self::Tcp => Protocol::Tcp,
             Self::Udp => Protocol::Udp,
+            Self::Tls(_) => Protocol::Tls,
         }
     }
 }
@@ -162,8 +172,8 @@ pub enum RewriteError {
     /// Nothing is to be changed.
     #[error("a rewrite names a prefix, a host or both")]
     Nothing,
-    /// What passes over TCP or UDP is not read.
-    #[error("a TCP or UDP route rewrites nothing")]
+    /// What passes over TCP, UDP or TLS is not read.
+    #[error("a TCP, UDP or TLS route rewrites nothing")]
     Tcp,
     /// An exact path or a regular expression has no prefix that was matched.
     #[error("only the prefix of a route whose path is a prefix can be rewritten")]
@@ -175,7 +185,7 @@ impl Rewrite {
     pub fn fits(&self, rule: &Rule) -> Result<(), RewriteError> {
         match rule {
             _ if self.prefix.is_none() && self.host.is_none() => Err(RewriteError::Nothing),
-            Rule::Tcp | Rule::Udp => Err(RewriteError::Tcp),
+            Rule::Tcp | Rule::Udp | Rule::Tls(_) => Err(RewriteError::Tcp),
             Rule::Http(rule) if self.prefix.is_some() => match rule.path {
                 PathPattern::Prefix(_) => Ok(()),
                 _ => Err(RewriteError::NoPrefix),
@@ -190,7 +200,7 @@ impl Rewrite {
 pub struct Route {
     /// The name.
     pub name: RouteName,
-    /// The listener; none is every HTTP listener. A TCP or UDP route always has one.
+    /// The listener; none is every HTTP listener. A TCP, UDP or TLS route always has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<ListenerName>,
     /// What it takes.

@@ -38,6 +38,8 @@ pub enum Protocol {
     Tcp,
     /// Datagrams.
     Udp,
+    /// TLS that is not ended here: of listeners alone. What ends it is a service of bytes.
+    Tls,
 }
 
 /// What all instances of a service have in common.

@@ -31,14 +31,14 @@ pub enum RouteFault {
     /// It leads nowhere.
     #[error("it has no backend")]
     NoBackend,
-    /// A TCP or UDP route without a listener would take everything of every listener.
-    #[error("it is for tcp or udp and names no listener")]
+    /// A TCP, UDP or TLS route without a listener would take everything of every listener.
+    #[error("it is for tcp, udp or tls and names no listener")]
     NoListener,
-    /// What passes over TCP or UDP has no copies.
-    #[error("it is for tcp or udp and mirrors requests")]
+    /// What passes over TCP, UDP or TLS has no copies.
+    #[error("it is for tcp, udp or tls and mirrors requests")]
     TcpMirror,
-    /// What passes over TCP or UDP has no content.
-    #[error("it is for tcp or udp and compresses answers")]
+    /// What passes over TCP, UDP or TLS has no content.
+    #[error("it is for tcp, udp or tls and compresses answers")]
     TcpCompress,
     /// It changes what is not there.
     #[error(transparent)]
@@ -174,6 +174,7 @@ impl Compile<'_> {
             match place(route) {
                 Ok(Place::Http(_)) => entries.push(self.entry(route)),
                 Ok(Place::Tcp(listener) | Place::Udp(listener)) => self.add_bound(listener, route),
+                Ok(Place::Tls(listener, host)) => self.add_named(listener, host, route),
                 Err(fault) => {
                     self.metrics.rejected.inc();
                     self.report.rejected.push((route.name.clone(), fault));
@@ -197,6 +198,14 @@ impl Compile<'_> {
         }
     }
 
+    fn add_named(&mut self, listener: &ListenerName, host: &HostPattern, route: &Arc<Route>) {
+        let entry = self.entry(route);
+        let names = self.table.tls.entry(listener.clone()).or_default();
+        if names.insert(host, Arc::clone(&entry)) {
+            self.contested.push(entry);
+        }
+    }
+
     fn entry(&mut self, route: &Arc<Route>) -> Arc<RouteEntry> {
         let dangling = &mut self.report.dangling;
         let table = &self.table;
@@ -214,6 +223,14 @@ impl Compile<'_> {
             Ok(Place::Http(rule)) => self.table.hosts.remove(rule, &route.name),
             Ok(Place::Tcp(listener)) => remove_bound(&mut self.table.tcp, listener, route),
             Ok(Place::Udp(listener)) => remove_bound(&mut self.table.udp, listener, route),
+            Ok(Place::Tls(listener, host)) => {
+                let tls = &mut self.table.tls;
+                let Some(names) = tls.get_mut(listener) else { return };
+                names.remove(host, &route.name);
+                if names.is_empty() {
+                    tls.remove(listener);
+                }
+            }
             Err(_) => {}
         }
     }
@@ -242,6 +259,9 @@ impl Table {
                 .unwrap_or_default(),
             Ok(Place::Tcp(listener)) => self.tcp.get(listener).into_iter().flatten().collect(),
             Ok(Place::Udp(listener)) => self.udp.get(listener).into_iter().flatten().collect(),
+            Ok(Place::Tls(listener, host)) => {
+                self.tls.get(listener).into_iter().flat_map(|names| names.of(host)).collect()
+            }
             Err(_) => Vec::new(),
         };
         twins.retain(|other| other.is_twin_of(entry));
@@ -286,7 +306,7 @@ fn twins_among(routes: &[&Arc<RouteEntry>]) -> Vec<Conflict> {
 fn host(route: &Route) -> Option<&HostPattern> {
     match &route.rule {
         Rule::Http(rule) => Some(&rule.host),
-        Rule::Tcp | Rule::Udp => None,
+        Rule::Tcp | Rule::Udp | Rule::Tls(_) => None,
     }
 }
 
@@ -295,6 +315,7 @@ enum Place<'r> {
     Http(&'r HttpRule),
     Tcp(&'r ListenerName),
     Udp(&'r ListenerName),
+    Tls(&'r ListenerName, &'r HostPattern),
 }
 
 fn remove_bound(routes: &mut ByListener, listener: &ListenerName, route: &Route) {
@@ -322,7 +343,8 @@ fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
         (Rule::Http(rule), _) => Ok(Place::Http(rule)),
         (Rule::Tcp, Some(listener)) => Ok(Place::Tcp(listener)),
         (Rule::Udp, Some(listener)) => Ok(Place::Udp(listener)),
-        (Rule::Tcp | Rule::Udp, None) => Err(RouteFault::NoListener),
+        (Rule::Tls(rule), Some(listener)) => Ok(Place::Tls(listener, &rule.host)),
+        (Rule::Tcp | Rule::Udp | Rule::Tls(_), None) => Err(RouteFault::NoListener),
     }
 }
 

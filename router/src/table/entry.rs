@@ -274,7 +274,7 @@ impl RouteEntry {
     pub(crate) fn http(&self) -> Option<&HttpRule> {
         match &self.record.rule {
             Rule::Http(rule) => Some(rule),
-            Rule::Tcp | Rule::Udp => None,
+            Rule::Tcp | Rule::Udp | Rule::Tls(_) => None,
         }
     }
 
@@ -355,7 +355,7 @@ fn asks(rule: &Rule) -> bool {
         Rule::Http(rule) => {
             matches!(rule.path, PathPattern::Regex(_)) || !rule.predicates.is_empty()
         }
-        Rule::Tcp | Rule::Udp => false,
+        Rule::Tcp | Rule::Udp | Rule::Tls(_) => false,
     }
 }
 

@@ -158,7 +158,7 @@ pub(crate) async fn serve(client: Client, input: Buffer) {
                     Protocol::Http => {
                         tokio::task::spawn_local(proxy::serve(client, Buffer::default()))
                     }
-                    Protocol::Tcp | Protocol::Udp => {
+                    Protocol::Tcp | Protocol::Udp | Protocol::Tls => {
                         tokio::task::spawn_local(tcp::serve(client, Buffer::default()))
                     }
                 };

@@ -63,6 +63,8 @@ impl Serving {
         config.ticketer = Arc::clone(tickets);
         if protocol == Protocol::Http {
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        } else {
+            config.alpn_protocols.clone_from(&settings.alpn);
         }
         Ok(Self {
             config: Arc::new(config),

@@ -105,6 +105,9 @@ pub struct TlsSettings {
     pub clients: Option<ClientCertificates>,
     /// Whether browsers are told to come by https only.
     pub hsts: Option<Hsts>,
+    /// What a listener of bytes agrees on with a client (ALPN), the best first: what its instances
+    /// speak. A PROXY header of version 2 tells them which.
+    pub alpn: Vec<Vec<u8>>,
 }
 
 /// `Strict-Transport-Security` (RFC 6797).
@@ -137,6 +140,7 @@ impl Default for TlsSettings {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             clients: None,
             hsts: None,
+            alpn: Vec::new(),
         }
     }
 }

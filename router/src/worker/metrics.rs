@@ -10,6 +10,7 @@ use crate::greet::Outcome;
 use crate::h1::Reason;
 use crate::metrics::Metrics;
 use crate::mirror;
+use crate::passthrough;
 use crate::shed::Cause;
 use crate::tls;
 
@@ -30,6 +31,8 @@ pub const PROXY_HEADERS: &str = "portolan_router_proxy_headers_total";
 pub const MIRRORED: &str = "portolan_router_mirrored_total";
 /// Handshakes of listeners with TLS, by what came of them.
 pub const TLS_HANDSHAKES: &str = "portolan_router_tls_handshakes_total";
+/// Connections of listeners that pass TLS on, by what came of their first message.
+pub const TLS_PASSED_ON: &str = "portolan_router_tls_passed_on_total";
 /// Responses that were compressed, by coding.
 pub const COMPRESSED: &str = "portolan_router_compressed_total";
 /// Bytes of content of such responses, by coding, as they came (`in`) and as they left (`out`).
@@ -51,6 +54,7 @@ pub(crate) struct WorkerMetrics {
     greeted: [IntCounter; Outcome::ALL.len()],
     mirrored: [IntCounter; mirror::Outcome::ALL.len()],
     shaken: [IntCounter; tls::Outcome::ALL.len()],
+    passed_on: [IntCounter; passthrough::Outcome::ALL.len()],
     pub(crate) compressed: [CompressMetrics; Coding::ALL.len()],
     pub(crate) not_compressed: IntCounter,
     pub(crate) buffer_bytes: IntGauge,
@@ -112,6 +116,12 @@ impl WorkerMetrics {
             &["outcome"],
         )?;
         let mirrored = counters(registry, MIRRORED, "Copies of requests.", &["outcome"])?;
+        let passed_on = counters(
+            registry,
+            TLS_PASSED_ON,
+            "TLS connections passed on by their first message.",
+            &["outcome"],
+        )?;
         let shaken = counters(registry, TLS_HANDSHAKES, "TLS handshakes.", &["outcome"])?;
         let buffer_bytes =
             IntGauge::new(BUFFER_BYTES, "Bytes of buffers that hold something under way.")?;
@@ -128,6 +138,8 @@ impl WorkerMetrics {
             mirrored: mirror::Outcome::ALL
                 .map(|outcome| mirrored.with_label_values(&[outcome.as_str()])),
             shaken: tls::Outcome::ALL.map(|outcome| shaken.with_label_values(&[outcome.as_str()])),
+            passed_on: passthrough::Outcome::ALL
+                .map(|outcome| passed_on.with_label_values(&[outcome.as_str()])),
             compressed: CompressMetrics::register(registry)?,
             not_compressed: counter(
                 registry,
@@ -174,6 +186,11 @@ impl WorkerMetrics {
     /// Counts one handshake.
     pub(crate) fn shaken(&self, outcome: tls::Outcome) {
         self.shaken[outcome as usize].inc();
+    }
+
+    /// Counts one connection by its client's first message.
+    pub(crate) fn passed_on(&self, outcome: passthrough::Outcome) {
+        self.passed_on[outcome as usize].inc();
     }
 
     /// Counts one answer of the router itself.

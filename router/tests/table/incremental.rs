@@ -87,6 +87,7 @@ fn a_route() -> impl Strategy<Value = Route> {
         |(number, host, path, on, created_ms, service, tcp, asks)| {
             let name = format!("r{number}");
             let mut record = match on {
+                Some(on) if tcp && created_ms == 0 => tls_route(&name, on, host, service),
                 Some(on) if tcp => tcp_route(&name, on, service),
                 _ => Route { listener: on.map(listener), ..route(&name, host, path) },
             };
@@ -206,6 +207,12 @@ fn check_requests(world: &World, full: &Table) -> Result<(), TestCaseError> {
                 let explained = world.table.explain(&request);
                 prop_assert_eq!(explained.winner.as_ref(), book);
             }
+        }
+        for host in REQUEST_HOSTS.map(Some).into_iter().chain([None]) {
+            let found = world.table.tls_route(&by, host).map(|entry| &entry.name);
+            prop_assert_eq!(found, full.tls_route(&by, host).map(|entry| &entry.name));
+            let explained = world.table.explain_tls(&by, host);
+            prop_assert_eq!(found, explained.winner.as_ref());
         }
         prop_assert_eq!(
             world.table.tcp_route(&by).map(|entry| &entry.name),

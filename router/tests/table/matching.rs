@@ -338,6 +338,51 @@ fn a_tcp_route_takes_every_connection_of_its_listener() {
 }
 
 #[test]
+fn a_tls_route_takes_connections_of_its_listener_by_the_most_specific_host() {
+    let mut younger = tls_route("a-younger", "sni", "*.test", "db");
+    younger.created_ms = 2;
+    let routes = [
+        tls_route("exact", "sni", "a.b.test", "db"),
+        tls_route("wide", "sni", "*.test", "db"),
+        tls_route("wider", "sni", "*.b.test", "db"),
+        tls_route("any", "other", "*", "db"),
+        younger,
+    ];
+    let mut world = World::of(&routes.map(|route| put_route(&route)));
+    let name = |world: &World, on: &str, host: Option<&str>| {
+        let found = world.table.tls_route(&listener(on), host);
+        found.map_or_else(|| "-".to_owned(), |entry| entry.name.to_string())
+    };
+    for (host, expected) in [
+        ("a.b.test", "exact"),
+        ("c.b.test", "wider"),
+        ("d.a.b.test", "wider"),
+        ("b.test", "wide"),
+        ("test", "-"),
+        ("a.example", "-"),
+    ] {
+        assert_eq!(name(&world, "sni", Some(host)), expected, "{host}");
+        assert_eq!(name(&world, "other", Some(host)), "any");
+    }
+    assert_eq!(
+        (name(&world, "sni", None), name(&world, "other", None)),
+        ("-".into(), "any".into())
+    );
+    assert_eq!(name(&world, "web", Some("a.b.test")), "-");
+    let conflicts = world.table.conflicts();
+    assert_eq!(conflicts.len(), 1);
+    assert_eq!((conflicts[0].winner.as_str(), conflicts[0].loser.as_str()), ("wide", "a-younger"));
+    // A host of a TLS route takes no HTTP requests.
+    assert!(world.table.route(&RequestView::get(&listener("sni"), "a.b.test", "/")).is_none());
+    for (gone, expected) in [("exact", "wider"), ("wider", "wide"), ("wide", "a-younger")] {
+        world.apply(&[delete_route(gone)]);
+        assert_eq!(name(&world, "sni", Some("a.b.test")), expected);
+    }
+    world.apply(&[delete_route("a-younger")]);
+    assert_eq!(name(&world, "sni", Some("a.b.test")), "-");
+}
+
+#[test]
 fn a_route_that_cannot_work_is_left_out_and_reported() {
     let mut nowhere = route("nowhere", "a.test", "/");
     nowhere.backends.clear();

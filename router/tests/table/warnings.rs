@@ -21,7 +21,8 @@ fn asking(name: &str, path: &str, asks: Asks<'_>) -> Route {
 
 fn warnings(routes: &[Route]) -> Vec<String> {
     let world = World::of(&routes.iter().map(put_route).collect::<Vec<_>>());
-    let listeners = [(listener("main"), Protocol::Http), (listener("db"), Protocol::Tcp)];
+    let listeners = [("main", Protocol::Http), ("db", Protocol::Tcp), ("sni", Protocol::Tls)];
+    let listeners = listeners.map(|(name, protocol)| (listener(name), protocol));
     world.table.warnings(&listeners).iter().map(ToString::to_string).collect()
 }
 
@@ -126,11 +127,22 @@ fn a_route_of_a_listener_that_brings_nothing_is_told() {
     wrong.listener = Some(listener("db"));
     let (first, second) = (tcp_route("first", "db", "db"), tcp_route("second", "db", "db"));
     check(
-        &[nowhere, wrong, first, second],
+        &[
+            nowhere,
+            wrong,
+            first,
+            second,
+            tls_route("unread", "db", "a.test", "db"),
+            tls_route("x-named", "sni", "a.test", "db"),
+            tls_route("y-other", "sni", "b.test", "db"),
+            tls_route("z-again", "sni", "a.test", "db"),
+        ],
         &[
             ("nowhere", "no listener gone"),
             ("second", "route first"),
+            ("unread", "another protocol"),
             ("wrong", "another protocol"),
+            ("z-again", "route x-named comes first and takes all of them"),
         ],
     );
 }

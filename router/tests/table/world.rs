@@ -10,7 +10,7 @@ use portolan_discovery::model::route::{Matches, ValuePattern};
 use portolan_discovery::model::{
     Backend, Event, Health, HttpRule, Instance, InstanceId, Key, Kv, ListenerName, NodeName,
     Origin, Override, Phase, Predicates, Revision, Route, RouteName, Rule, Scope, Service,
-    ServiceName, Weight, Word,
+    ServiceName, TlsRule, Weight, Word,
 };
 use portolan_discovery::snapshot::Snapshot;
 use portolan_router::metrics::Metrics;
@@ -186,6 +186,11 @@ pub fn tcp_route(name: &str, on: &str, service: &str) -> Route {
         backends: vec![backend(service, 100)],
         ..route(name, "*", "/")
     }
+}
+
+pub fn tls_route(name: &str, on: &str, host: &str, service: &str) -> Route {
+    let rule = Rule::Tls(TlsRule { host: host.parse().unwrap() });
+    Route { rule, ..tcp_route(name, on, service) }
 }
 
 pub fn backend(service: &str, weight: u16) -> Backend {

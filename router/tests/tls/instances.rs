@@ -17,13 +17,13 @@ use super::peer::Peer;
 use super::rig::{Rig, instance, route, routed, service_with, web};
 
 /// An instance that speaks TLS, and how many handshakes it has seen.
-struct Secure {
-    addr: SocketAddr,
+pub struct Secure {
+    pub addr: SocketAddr,
     shaken: Arc<AtomicUsize>,
 }
 
 impl Secure {
-    async fn new(authority: &Authority, names: &[&str], clients: Option<&Authority>) -> Self {
+    pub async fn new(authority: &Authority, names: &[&str], clients: Option<&Authority>) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_safe_default_protocol_versions().unwrap();
@@ -62,7 +62,7 @@ impl Secure {
         Self { addr, shaken }
     }
 
-    fn shaken(&self) -> usize {
+    pub fn shaken(&self) -> usize {
         self.shaken.load(Ordering::SeqCst)
     }
 }

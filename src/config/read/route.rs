@@ -7,7 +7,7 @@ use portolan_discovery::model::route::{Mirror, Percent};
 use portolan_discovery::model::{
     Backend, CompressRule, HostPattern, HttpRule, ListenerName, NodeName, Origin, PathPattern,
     Predicates, Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
-    Weight,
+    TlsRule, Weight,
 };
 use toml::Spanned;
 
@@ -38,6 +38,7 @@ impl Seen {
     fn add(&mut self, route: &Route, start: usize, routes: &[Route]) -> Option<Twin> {
         let place = match &route.rule {
             Rule::Http(rule) => format!("{} {}", rule.host, rule.path),
+            Rule::Tls(rule) => rule.host.to_string(),
             Rule::Tcp | Rule::Udp => String::new(),
         };
         let near = self.by_place.entry((route.listener.clone(), place)).or_default();
@@ -102,7 +103,8 @@ impl Reader<'_> {
         let backends = self.backends(file.service, file.backends, file.leader, place)?;
         let predicates = Predicates::new(file.methods, file.headers, file.query)
             .map_err(|error| self.source.at(place.clone(), error.to_string(), ""))?;
-        let is_http = file.host.is_some() || file.path.is_some() || !predicates.is_empty();
+        let has_path = file.path.is_some() || !predicates.is_empty();
+        let is_http = file.host.is_some() || has_path;
         let rule = match protocol {
             Protocol::Http => Rule::Http(HttpRule {
                 host: file.host.unwrap_or(HostPattern::Any),
@@ -111,6 +113,17 @@ impl Reader<'_> {
             }),
             Protocol::Tcp if !is_http => Rule::Tcp,
             Protocol::Udp if !is_http => Rule::Udp,
+            Protocol::Tls if !has_path => {
+                Rule::Tls(TlsRule { host: file.host.unwrap_or(HostPattern::Any) })
+            }
+            Protocol::Tls => {
+                return Err(self.source.at(
+                    place.clone(),
+                    "a route of a listener of TLS has no path, methods, headers or query"
+                        .to_owned(),
+                    "remove them, or name an HTTP listener",
+                ));
+            }
             Protocol::Tcp | Protocol::Udp => {
                 return Err(self.source.at(
                     place.clone(),
@@ -200,7 +213,7 @@ impl Reader<'_> {
 
     fn mirror(&self, file: Spanned<MirrorFile>, rule: &Rule) -> Result<Box<Mirror>, ConfigError> {
         if !matches!(rule, Rule::Http(_)) {
-            let what = "a route of a TCP or UDP listener mirrors nothing";
+            let what = "a route of a TCP, UDP or TLS listener mirrors nothing";
             return Err(self.source.at(file.span(), what, "remove it, or name an HTTP listener"));
         }
         let MirrorFile { service, percent } = file.into_inner();
@@ -212,7 +225,9 @@ impl Reader<'_> {
         let RetryFile { attempts, statuses } = file.into_inner();
         let retry = match rule {
             Rule::Http(_) => RetryRule::new(attempts, statuses).map_err(|error| error.to_string()),
-            Rule::Tcp | Rule::Udp => Err("what passes over TCP or UDP has no status".to_owned()),
+            Rule::Tcp | Rule::Udp | Rule::Tls(_) => {
+                Err("what passes over TCP, UDP or TLS has no status".to_owned())
+            }
         };
         retry.map(Box::new).map_err(|what| {
             self.source.at(
@@ -231,7 +246,7 @@ impl Reader<'_> {
         let place = file.span();
         match file.into_inner().0 {
             Some(_) if !matches!(rule, Rule::Http(_)) => {
-                let what = "a route of a TCP or UDP listener compresses nothing";
+                let what = "a route of a TCP, UDP or TLS listener compresses nothing";
                 Err(self.source.at(place, what, "remove it, or name an HTTP listener"))
             }
             wanted => Ok(wanted.map(Box::new)),
@@ -263,6 +278,7 @@ fn route_name(listener: Option<&ListenerName>, rule: &Rule) -> RouteName {
         Rule::Http(rule) => format!("{}{}{}", rule.host, rule.path, asked(&rule.predicates)),
         Rule::Tcp => "tcp".to_owned(),
         Rule::Udp => "udp".to_owned(),
+        Rule::Tls(rule) => format!("tls {}", rule.host),
     };
     let listener = listener.map_or("", ListenerName::as_str);
     let mut label: String = format!("{listener}-{text}")

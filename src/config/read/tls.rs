@@ -17,6 +17,9 @@ use crate::config::error::ConfigError;
 use crate::config::file::{CertificateFile, HstsFile, ListenerFile, TlsFile};
 use crate::config::value::{ClientWord, UnknownNameWord, VersionWord};
 
+/// RFC 7301 §3.1.
+const ALPN_BYTES_MAX: usize = 255;
+
 impl Reader<'_> {
     pub(super) fn certificates(
         &self,
@@ -48,7 +51,11 @@ impl Reader<'_> {
         Ok(certificates)
     }
 
-    pub(super) fn tls(&self, file: TlsFile) -> Result<TlsSettings, ConfigError> {
+    pub(super) fn tls(
+        &self,
+        file: TlsFile,
+        protocol: Protocol,
+    ) -> Result<TlsSettings, ConfigError> {
         let required = match &file.client_certificates {
             Some(word) if file.client_ca_file.is_none() => {
                 return Err(self.source.at(
@@ -74,7 +81,29 @@ impl Reader<'_> {
             handshake_timeout: file.handshake_timeout.map_or(HANDSHAKE_TIMEOUT, |span| span.0),
             clients,
             hsts: file.hsts.map(hsts),
+            alpn: match file.alpn {
+                Some(names) => self.alpn(&names, protocol)?,
+                None => Vec::new(),
+            },
         })
+    }
+
+    fn alpn(
+        &self,
+        names: &Spanned<Vec<String>>,
+        protocol: Protocol,
+    ) -> Result<Vec<Vec<u8>>, ConfigError> {
+        let fits = |name: &String| (1..=ALPN_BYTES_MAX).contains(&name.len());
+        let list = names.get_ref();
+        let what = match protocol {
+            Protocol::Tcp if !list.is_empty() && list.iter().all(fits) => {
+                return Ok(list.iter().map(|name| name.clone().into_bytes()).collect());
+            }
+            Protocol::Tcp => "alpn has no name, or one of no or too many bytes",
+            _ => "alpn is for a TCP listener: one of HTTP knows what it speaks",
+        };
+        let hint = "expected what the instances speak, such as [\"postgresql\"]";
+        Err(self.source.at(names.span(), what, hint))
     }
 
     fn clients(
@@ -96,8 +125,8 @@ impl Reader<'_> {
         let what = match (port.get_ref(), &file.tls, file.protocol) {
             (0, _, _) => "redirect_https is 0",
             (_, Some(_), _) => "a listener with tls would redirect to itself",
-            (_, _, Protocol::Tcp | Protocol::Udp) => {
-                "a TCP or UDP listener has no requests to redirect"
+            (_, _, Protocol::Tcp | Protocol::Udp | Protocol::Tls) => {
+                "a TCP, UDP or TLS listener has no requests to redirect"
             }
             (port, None, Protocol::Http) => return Ok(Some(*port)),
         };

@@ -67,11 +67,11 @@ impl Commands {
         }
         let is_http = matches!(route.rule, Rule::Http(_));
         if !is_http && route.listener.is_none() {
-            let cause = "a TCP or UDP route takes everything of one listener";
+            let cause = "a TCP, UDP or TLS route is of one listener";
             return Err(invalid("listener", cause, "name a listener of the configuration"));
         }
         if !is_http && route.mirror.is_some() {
-            return Err(invalid("mirror", "a TCP or UDP route mirrors nothing", ""));
+            return Err(invalid("mirror", "a TCP, UDP or TLS route mirrors nothing", ""));
         }
         if let Some(Err(error)) = route.rewrite.as_ref().map(|rewrite| rewrite.fits(&route.rule)) {
             return Err(invalid("rewrite", error.to_string(), ""));

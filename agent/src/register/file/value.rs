@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
-use portolan_discovery::model::{CookieName, Ejection, ProxyVersion, StatusRange, Sticky};
+use portolan_discovery::model::{
+    CookieName, Ejection, Protocol, ProxyVersion, StatusRange, Sticky,
+};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -81,6 +83,22 @@ pub(super) fn sticky<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Sticky
     }
     let Raw { cookie, max_age: max_age_s } = Raw::deserialize(from)?;
     Ok(Some(Sticky { cookie, max_age_s }))
+}
+
+/// What instances speak: to them TLS that a router passes on is bytes.
+pub(super) fn protocol<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Word {
+        Http,
+        Tcp,
+        Udp,
+    }
+    Ok(match Word::deserialize(from)? {
+        Word::Http => Protocol::Http,
+        Word::Tcp => Protocol::Tcp,
+        Word::Udp => Protocol::Udp,
+    })
 }
 
 /// `off`, or the version of the header.
