@@ -64,6 +64,6 @@ pub use table::{
 };
 pub use tls::{
     CHAIN_BYTES_MAX, Certificate, CertificateError, CertificateSet, Certificates,
-    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, Hsts, InstanceTls, TlsSettings,
+    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, InstanceTls, TlsSettings,
     TlsVersion, UnknownName,
 };

@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::h1::{Request, Version, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
-use crate::tls::{Hsts, Serving};
+use crate::tls::{Serving, hsts_line};
 use crate::udp;
 use crate::worker::Worker;
 
@@ -92,6 +92,8 @@ pub(crate) struct Listener {
     /// What responses to clients have more, by the version of the instance: `Via`, and that they
     /// are to come by https.
     response_lines: [Box<[u8]>; 2],
+    /// The last of these.
+    hsts_line: Box<[u8]>,
     /// The port that requests are sent to by https.
     pub(crate) redirect_https: Option<u16>,
     /// Another process accepts from the same sockets.
@@ -106,7 +108,7 @@ impl Listener {
         tls: Option<Serving>,
         metrics: &Metrics,
     ) -> Self {
-        let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(Hsts::line).unwrap_or_default();
+        let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(hsts_line).unwrap_or_default();
         let response_lines = [Version::V10, Version::V11].map(|version| {
             let via = if config.via { router.line(version) } else { b"" };
             [via, hsts.as_bytes()].concat().into_boxed_slice()
@@ -123,6 +125,7 @@ impl Listener {
             router: Arc::clone(router),
             adds_via: config.via,
             response_lines,
+            hsts_line: hsts.into_bytes().into_boxed_slice(),
             redirect_https: config.redirect_https,
             taken: AtomicBool::new(false),
         }
@@ -149,6 +152,17 @@ impl Listener {
             Version::V10 => &self.response_lines[0],
             Version::V11 => &self.response_lines[1],
         }
+    }
+
+    /// The same but for that they are to come by https: the route has its own word on it.
+    pub(crate) fn response_lines_but_hsts(&self, received: Version) -> &[u8] {
+        let lines = self.response_lines(received);
+        &lines[..lines.len() - self.hsts_line.len()]
+    }
+
+    /// The line that says that clients are to come by https; empty if it is not said.
+    pub(crate) fn hsts_line(&self) -> &[u8] {
+        &self.hsts_line
     }
 
     /// Whether a request has been here before. Where no `Via` is added nobody can tell.

@@ -131,6 +131,7 @@ async fn say(
         date: &date,
         request_id: None,
         pseudonym: router.pseudonym(),
+        line: b"",
     };
     let mut outbox = Outbox::default();
     write_error(reason, &client, outbox.head());

@@ -19,13 +19,14 @@ pub use certificate::{CHAIN_BYTES_MAX, Certificate, CertificateError};
 pub use certificates::{CertificateSet, Certificates};
 pub use instance::InstanceTls;
 pub use settings::{
-    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, Hsts, TlsSettings, TlsVersion,
+    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, TlsSettings, TlsVersion,
     UnknownName,
 };
 
 pub(crate) use instance::InstanceTlsError;
 pub(crate) use serve::{Outcome, serve};
 pub(crate) use serving::{Serving, tickets};
+pub(crate) use settings::hsts_line;
 
 /// The algorithms of every session: aws-lc-rs, with the key exchange that a quantum computer does
 /// not break before the others.

@@ -51,12 +51,14 @@ impl Pipe {
         Self { buffer, counter: Some(counter), ..Self::default() }
     }
 
-    /// Passes bytes on until the source has ended and the sink knows.
+    /// Passes bytes on until the source has ended and the sink knows, or is about to: where both
+    /// directions have ended, closing a socket says so too, and costs nothing more.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
+        is_last: bool,
         moved: &mut bool,
     ) -> Poll<Result<(), Broken>> {
         let mut reads = 0;
@@ -72,7 +74,9 @@ impl Pipe {
             } else if to.has_unsent() {
                 ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Broken::Sink)?;
             } else if self.source_ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broken::Sink)?;
+                if !is_last || matches!(to, Stream::Tls(_)) {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broken::Sink)?;
+                }
                 self.over = true;
             } else {
                 reads += 1;
@@ -148,12 +152,12 @@ pub(crate) async fn relay(
 ) -> End {
     let mut moved = true;
     let end = poll_fn(|cx| {
-        let sent = match up.poll(cx, client, upstream, &mut moved) {
+        let sent = match up.poll(cx, client, upstream, down.over, &mut moved) {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::Client),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::Upstream),
             other => other.is_ready(),
         };
-        let received = match down.poll(cx, upstream, client, &mut moved) {
+        let received = match down.poll(cx, upstream, client, up.over, &mut moved) {
             Poll::Ready(Err(Broken::Source)) => return Poll::Ready(End::Upstream),
             Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::Client),
             other => other.is_ready(),

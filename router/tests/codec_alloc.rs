@@ -87,6 +87,7 @@ fn pass_all(scratch: &mut HeadScratch, out: &mut Vec<u8>) {
             date: DATE,
             request_id: None,
             pseudonym: "portolan-0123456789ab",
+            line: b"",
         };
         write_error(Reason::NoRoute, &client, out);
     }

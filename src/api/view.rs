@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 pub use balancing::{EjectionView, balancing};
 pub use service::{InstanceCall, InstanceView, ServiceCall, ServiceView};
-pub use settings::{CompressView, ConcurrencyView, RetryView, StickyView};
+pub use settings::{CompressView, ConcurrencyView, HstsView, RetryView, StickyView};
 
 /// What this node is doing.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -107,6 +107,12 @@ pub struct RouteView {
     /// Parameters that the query must have, by name.
     #[serde(default)]
     pub query: BTreeMap<String, MatchView>,
+    /// The port that requests are sent to which came without TLS; none are when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_https: Option<u16>,
+    /// What clients are told that came by https; what their listener says when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<HstsView>,
     /// What is changed in a request on its way; nothing when left out.
     #[serde(default)]
     pub rewrite: Option<RewriteView>,
@@ -461,6 +467,12 @@ pub struct RouteCall {
     /// Parameters that the query must have, by name.
     #[serde(default)]
     pub query: BTreeMap<String, MatchView>,
+    /// The port that requests are sent to which came without TLS; none are when left out.
+    #[serde(default)]
+    pub redirect_https: Option<u16>,
+    /// What clients are told that came by https; what their listener says when left out.
+    #[serde(default)]
+    pub hsts: Option<HstsView>,
     /// What is changed in a request on its way; nothing when left out.
     #[serde(default)]
     pub rewrite: Option<RewriteView>,
@@ -556,6 +568,8 @@ impl From<&Route> for RouteView {
             methods: predicates.methods().iter().map(ToString::to_string).collect(),
             headers: predicates.headers().iter().map(|(n, v)| (n.to_string(), v.into())).collect(),
             query: predicates.query().iter().map(|(n, v)| (n.to_string(), v.into())).collect(),
+            redirect_https: route.https.as_ref().and_then(|https| https.redirect).map(u16::from),
+            hsts: route.https.as_ref().and_then(|https| https.hsts).map(HstsView::from),
             retry: route.retry.as_deref().map(RetryView::from),
             compress: route.compress.as_deref().map(CompressView::from),
             rewrite: route.rewrite.as_ref().map(|rewrite| RewriteView {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,16 +12,17 @@ use portolan_discovery::model::route::{
     Matches, Mirror, PercentError, PredicateError, Predicates, ValuePattern,
 };
 use portolan_discovery::model::{
-    App, AppName, Backend, Health, HttpRule, Instance, InstanceId, JobSpec, Key, Origin, Override,
-    Phase, ProcessName, Protocol, ProxyVersion, Release, ReleaseId, Rewrite, Route, RouteName,
-    RouteTimeouts, Rule, Scope, Service, ServiceName, TlsRule, Weight, Word, record,
+    App, AppName, Backend, Health, HttpRule, HttpsRule, Instance, InstanceId, JobSpec, Key, Origin,
+    Override, Phase, ProcessName, Protocol, ProxyVersion, Release, ReleaseId, Rewrite, Route,
+    RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName, TlsRule, Weight, Word, record,
 };
 use portolan_discovery::store::Store;
 
 use super::error::{Body, Path};
 use super::view::{
-    BackendView, DeployCall, DeploymentView, DoneView, InstanceCall, MatchView, MirrorView,
-    OverrideView, RewriteView, RollbackCall, RouteCall, ScaleCall, ServiceCall, balancing,
+    BackendView, DeployCall, DeploymentView, DoneView, HstsView, InstanceCall, MatchView,
+    MirrorView, OverrideView, RewriteView, RollbackCall, RouteCall, ScaleCall, ServiceCall,
+    balancing,
 };
 use super::{ApiError, ErrorBody, Shared};
 use crate::controller::commands::{Committed, DeployRequest, Deployed, PROGRESS_DEADLINE};
@@ -203,6 +205,9 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
     if call.retry.is_some() && !matches!(rule, Rule::Http(_)) {
         return Err(invalid("what passes over TCP, UDP or TLS has no status".to_owned()));
     }
+    if (call.redirect_https.is_some() || call.hsts.is_some()) && !matches!(rule, Rule::Http(_)) {
+        return Err(invalid("what passes over TCP, UDP or TLS is not brought to https".to_owned()));
+    }
     if call.compress.is_some() && !matches!(rule, Rule::Http(_)) {
         return Err(invalid("what passes over TCP, UDP or TLS is not compressed".to_owned()));
     }
@@ -235,6 +240,7 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
             Some(view) => Some(Box::new(view.record().map_err(invalid)?)),
             None => None,
         },
+        https: https(call)?,
         body_bytes_max: call.body_bytes_max,
         error_pages: call.error_pages.as_deref().map(|name| parsed(name, "")).transpose()?,
         origin: Origin::Api,
@@ -244,6 +250,15 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
 
 fn invalid(what: String) -> ApiError {
     ApiError::invalid(what, "")
+}
+
+fn https(call: &RouteCall) -> Result<Option<Box<HttpsRule>>, ApiError> {
+    let port =
+        |port| NonZeroU16::new(port).ok_or_else(|| invalid("redirect_https is 0".to_owned()));
+    let redirect = call.redirect_https.map(port).transpose()?;
+    let hsts = call.hsts.as_ref().map(HstsView::record);
+    let is_said = redirect.is_some() || hsts.is_some();
+    Ok(is_said.then(|| Box::new(HttpsRule { redirect, hsts })))
 }
 
 fn rewrite(view: &RewriteView) -> Result<Box<Rewrite>, ApiError> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -198,6 +198,8 @@ pub(super) struct RouteFile {
     pub(super) headers: Matches<HeaderName>,
     #[serde(default)]
     pub(super) query: Matches<ParameterName>,
+    pub(super) redirect_https: Option<Spanned<NonZeroU16>>,
+    pub(super) hsts: Option<Spanned<HstsFile>>,
     pub(super) rewrite: Option<Spanned<RewriteFile>>,
     pub(super) mirror: Option<Spanned<MirrorFile>>,
     pub(super) retry: Option<Spanned<RetryFile>>,

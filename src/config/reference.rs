@@ -318,7 +318,7 @@ pub const SETTINGS: &[Setting] = &[
         "hsts",
         "off",
         "{ max_age = \"365d\", subdomains = true, preload = false }",
-        "Strict-Transport-Security (RFC 6797) on every response of an instance: browsers come by https only from then on.",
+        "Strict-Transport-Security (RFC 6797) on every response, the router's own too: browsers come by https only from then on.",
     ),
     row(
         "[listeners.tls]",
@@ -531,6 +531,20 @@ pub const SETTINGS: &[Setting] = &[
         "none",
         "{ NAME = \"text\" or \"~REGEX\" or true }",
         "Parameters that the query must have, as `headers`. Names and values are compared decoded (`%41` is `A`, `+` a space); of a parameter that is there several times the first counts. The route with more of them wins.",
+    ),
+    row(
+        "[[routes]]",
+        "redirect_https",
+        "that of the listener",
+        "port from 1: 443",
+        "Requests that came without TLS, to the proxy before us too if it is trusted, are answered with 308 to the same host and path by https on this port.",
+    ),
+    row(
+        "[[routes]]",
+        "hsts",
+        "that of the listener",
+        "{ max_age = \"365d\", subdomains = true, preload = false }",
+        "Strict-Transport-Security (RFC 6797) on every response to clients that came by https, the router's own too, in place of what the listener says. A max_age of \"0s\" takes back what browsers were told.",
     ),
     row(
         "[[routes]]",

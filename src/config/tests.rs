@@ -1,6 +1,9 @@
+use std::num::NonZeroU16;
 use std::path::Path;
 
-use portolan_discovery::model::{AppName, Coding, CompressRule, Origin, Protocol, Rule, TlsRule};
+use portolan_discovery::model::{
+    AppName, Coding, CompressRule, Hsts, HttpsRule, Origin, Protocol, Rule, TlsRule,
+};
 
 use super::*;
 use crate::authority::Purpose;
@@ -564,4 +567,27 @@ fn a_listener_that_passes_tls_on_has_routes_by_host() {
         let error = error(&file(more));
         assert!(error.contains(part), "{more}\n{error}");
     }
+}
+
+#[test]
+fn a_route_may_bring_its_clients_to_https() {
+    let https = |more: &str| {
+        let text = format!("[node]\nname = \"n1\"\n[[routes]]\nservice = \"a\"\n{more}");
+        parse(&text).map(|config| config.routes[0].https.clone())
+    };
+    let rule = https("redirect_https = 8443\nhsts = { max_age = \"1h\", preload = true }").unwrap();
+    let hsts = Hsts { max_age_s: 3600, subdomains: false, preload: true };
+    let redirect = NonZeroU16::new(8443);
+    assert_eq!(rule.as_deref(), Some(&HttpsRule { redirect, hsts: Some(hsts) }));
+    assert_eq!(https("").unwrap(), None);
+    for (more, part) in [
+        ("redirect_https = 0", "p.toml:5:18: invalid value: integer `0`"),
+        ("hsts = { subdomains = true }", "p.toml:5:8: missing field `max_age`"),
+    ] {
+        let error = https(more).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let tcp = "[[listeners]]\nname = \"t\"\nbind = \"127.0.0.1:1\"\nprotocol = \"tcp\"\n\
+        [[routes]]\nlistener = \"t\"\nservice = \"a\"\nredirect_https = 443";
+    assert!(error(tcp).contains("brings nobody to https"));
 }

@@ -2,6 +2,7 @@
 
 mod compress;
 mod host;
+mod https;
 mod mirror;
 mod path;
 mod pattern;
@@ -19,6 +20,7 @@ pub use compress::{
     Levels, MEDIA_RANGE_BYTES_MAX, MediaRange,
 };
 pub use host::{HOST_BYTES_MAX, Host, HostError, HostPattern};
+pub use https::{Hsts, HttpsRule};
 pub use mirror::{Mirror, Percent, PercentError};
 pub use path::{PATH_BYTES_MAX, PathError, PathPattern, PathPrefix, PrefixError};
 pub use pattern::{Pattern, PatternError, REGEX_BYTES_MAX, REGEX_PROGRAM_BYTES_MAX};
@@ -222,6 +224,9 @@ pub struct Route {
     /// Which answers are compressed; mostly none. For HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compress: Option<Box<CompressRule>>,
+    /// Whether clients are brought to https; mostly they are not. For HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<Box<HttpsRule>>,
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,
@@ -249,6 +254,7 @@ impl Route {
             mirror: None,
             retry: None,
             compress: None,
+            https: None,
             body_bytes_max: None,
             error_pages: None,
             origin: Origin::Api,

@@ -23,6 +23,8 @@ pub struct Client<'a> {
     pub request_id: Option<&'a [u8]>,
     /// The router's [`Via::pseudonym`](super::Via::pseudonym), for `Proxy-Status`.
     pub pseudonym: &'a str,
+    /// A line more, whole; empty adds none.
+    pub line: &'a [u8],
 }
 
 /// A complete reply with a text body.
@@ -126,6 +128,7 @@ fn write_head(head: &Head<'_>, client: &Client<'_>, out: &mut Vec<u8>) -> bool {
     if let Some(id) = client.request_id {
         push_line(out, b"X-Request-Id", id);
     }
+    out.extend_from_slice(client.line);
     let version = client.request.map_or(Version::V11, |request| request.version);
     out.extend_from_slice(persistence(version, client.keep_alive));
     out.extend_from_slice(b"\r\n");
@@ -190,6 +193,7 @@ mod tests {
             date: DATE,
             request_id: Some(b"id-1"),
             pseudonym: "me-1",
+            line: b"",
         };
         let mut out = Vec::new();
         write_error(reason, &client, &mut out);

@@ -139,7 +139,10 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
             let order = order(conn, &request, id, json, started, route, true);
             Begun::Wait(Box::new(Waiting { order, full }))
         }
-        Err(refused) => Begun::Refuse(Box::new(refused.refusal(facts, id, json, started))),
+        Err(refused) => {
+            let is_secure = is_secure(conn, &request);
+            Begun::Refuse(Box::new(refused.refusal(facts, id, json, is_secure, started)))
+        }
     };
     let head_len = request.head_len();
     conn.input.consume(head_len);
@@ -174,10 +177,14 @@ fn order(
         route.mirrors().and_then(|percent| Copy::begin(worker, &route, percent, facts, &head));
     let mut upload = Upload::new(head, facts.body, limits);
     upload.copy = copy;
-    let is_secure = may_get_cookie
-        && (conn.client.stream.met().is_some() || conn.trusted && came_by_https(request));
+    let is_secure = (may_get_cookie || route.hsts_line().is_some()) && is_secure(conn, request);
     let wish = route.compress().map(|rule| Wish::of(rule, request));
     Order { facts, id, json, started, ends, route, upload, is_secure, wish }
+}
+
+/// Whether the client came by https, at least to the proxy before us.
+fn is_secure(conn: &Conn, request: &Request<'_>) -> bool {
+    conn.client.stream.met().is_some() || conn.trusted && came_by_https(request)
 }
 
 /// Whether the proxy before us says so.
@@ -209,8 +216,15 @@ impl Refused {
         Self { why, route: Some(Arc::clone(route)) }
     }
 
-    fn refusal(self, facts: RequestFacts, id: RequestId, json: bool, started: Instant) -> Refusal {
-        let form = Form { route: self.route, json };
+    fn refusal(
+        self,
+        facts: RequestFacts,
+        id: RequestId,
+        json: bool,
+        is_secure: bool,
+        started: Instant,
+    ) -> Refusal {
+        let form = Form { route: self.route, json, is_secure };
         match self.why {
             Why::Reason(reason) => Refusal::of_request(reason, facts, id, form),
             Why::LastHop => Refusal::at_last_hop(facts, id),
@@ -297,6 +311,11 @@ fn choose(
     worker.with_table(|table| {
         let found = table.find(&view).ok_or(Why::Reason(Reason::NoRoute))?;
         let route = found.route;
+        if let Some(port) = route.redirect_https().filter(|_| !is_secure(conn, request)) {
+            let location = by_https(request, port);
+            let why = location.map_or(Why::Reason(Reason::MissingHost), Why::Elsewhere);
+            return Err(Refused::at(route, why));
+        }
         if let (BodyFraming::Length(length), Some(max)) = (facts.body, route.body_bytes_max)
             && length > max
         {

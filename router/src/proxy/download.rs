@@ -57,6 +57,8 @@ pub(super) struct Asked<'r> {
     pub(super) picked: &'r InFlight,
     /// The client came by https.
     pub(super) is_secure: bool,
+    /// What it is told then, if not what its listener says.
+    pub(super) hsts_line: Option<&'r [u8]>,
     /// Which answers may not be taken, while another instance may be asked.
     pub(super) retry: Option<&'r RetryRule>,
     /// Which answers are compressed, and what the client accepts.
@@ -305,13 +307,25 @@ impl Download {
             return Ok(true);
         }
         let date = asked.worker.clock.date();
+        let both;
+        let cookie = asked.picked.new_cookie().map_or(&b""[..], |it| it.line(asked.is_secure));
+        let (via, line) = match asked.hsts_line {
+            None => (asked.listener.response_lines(response.version()), cookie),
+            Some(hsts) if cookie.is_empty() => {
+                (asked.listener.response_lines_but_hsts(response.version()), hsts)
+            }
+            Some(hsts) => {
+                both = [hsts, cookie].concat();
+                (asked.listener.response_lines_but_hsts(response.version()), &both[..])
+            }
+        };
         let deliver = Deliver {
             request: asked.request,
             keep_alive: asked.keep_alive,
             date: &date,
             request_id: Some(asked.id),
-            via: asked.listener.response_lines(response.version()),
-            line: asked.picked.new_cookie().map_or(b"", |cookie| cookie.line(asked.is_secure)),
+            via,
+            line,
         };
         let delivery = match asked.compress {
             None => response.write_client(&deliver, self.outbox.head())?,

@@ -238,6 +238,7 @@ impl Exchange {
             reused: upstream.reused,
             picked: &self.picked,
             is_secure: self.is_secure,
+            hsts_line: if self.is_secure { self.route.hsts_line() } else { None },
             compress: self.wish.and_then(|wish| Some((self.route.compress()?, wish))),
             retry: rule(&self.route, self.takes_any, &self.facts, self.retries),
         };
@@ -451,7 +452,11 @@ impl Exchange {
             self.download.forget_answer();
             let outbox = &mut self.download.outbox;
             let answer = {
-                let form = Form { route: Some(Arc::clone(&self.route)), json: self.json };
+                let form = Form {
+                    route: Some(Arc::clone(&self.route)),
+                    json: self.json,
+                    is_secure: self.is_secure,
+                };
                 let (facts, id) = (Some(self.facts), Some(&self.id));
                 let asker = Asker { facts, id, form: &form, body_read };
                 Answer::to(&asker, reason, conn, outbox)

@@ -26,6 +26,8 @@ pub(super) struct Form {
     pub(super) route: Option<Arc<RouteEntry>>,
     /// The client would rather have JSON than a page.
     pub(super) json: bool,
+    /// The client came by https, as far as is known.
+    pub(super) is_secure: bool,
 }
 
 /// A request that is answered here.
@@ -152,7 +154,17 @@ impl Asker<'_> {
             date,
             request_id: self.id.map(RequestId::as_bytes),
             pseudonym: conn.client.listener.router().pseudonym(),
+            line: self.hsts_line(conn),
         }
+    }
+
+    /// RFC 6797 §7.2: never to a client that came without TLS.
+    fn hsts_line<'c>(&'c self, conn: &'c Conn) -> &'c [u8] {
+        if !self.form.is_secure && conn.client.stream.met().is_none() {
+            return b"";
+        }
+        let of_route = self.form.route.as_ref().and_then(|route| route.hsts_line());
+        of_route.unwrap_or_else(|| conn.client.listener.hsts_line())
     }
 }
 

@@ -33,8 +33,8 @@ impl Waiting {
             Err(reason) => {
                 let seconds = (worker::now() - order.started).as_secs_f64();
                 full.metrics.answered(reason.status(), seconds);
-                let Order { facts, id, json, route, .. } = order;
-                let form = Form { route: Some(route), json };
+                let Order { facts, id, json, route, is_secure, .. } = order;
+                let form = Form { route: Some(route), json, is_secure };
                 Box::new(Refusal::of_request(reason, facts, id, form)).send(conn).await
             }
         }

@@ -40,6 +40,9 @@ pub enum RouteFault {
     /// What passes over TCP, UDP or TLS has no content.
     #[error("it is for tcp, udp or tls and compresses answers")]
     TcpCompress,
+    /// What passes over TCP, UDP or TLS has no client that could be sent elsewhere.
+    #[error("it is for tcp, udp or tls and brings clients to https")]
+    TcpHttps,
     /// It changes what is not there.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
@@ -338,6 +341,9 @@ fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
     }
     if route.compress.is_some() && !matches!(route.rule, Rule::Http(_)) {
         return Err(RouteFault::TcpCompress);
+    }
+    if route.https.is_some() && !matches!(route.rule, Rule::Http(_)) {
+        return Err(RouteFault::TcpHttps);
     }
     match (&route.rule, &route.listener) {
         (Rule::Http(rule), _) => Ok(Place::Http(rule)),

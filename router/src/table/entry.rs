@@ -1,12 +1,13 @@
 //! A compiled route: what a request may hold of the table, and the choice of its endpoint.
 
 use std::cmp::Ordering;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use portolan_discovery::model::route::Percent;
 use portolan_discovery::model::{
-    CompressRule, Concurrency, Host, HttpRule, ListenerName, PageSetName, PathPattern, Predicates,
-    RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
+    CompressRule, Concurrency, Host, HttpRule, HttpsRule, ListenerName, PageSetName, PathPattern,
+    Predicates, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
 };
 use smallvec::SmallVec;
 
@@ -19,6 +20,7 @@ use crate::h1;
 use crate::metrics::ServiceMetrics;
 use crate::queue::Queue;
 use crate::sticky::Token;
+use crate::tls::hsts_line;
 
 /// Why no endpoint was picked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +61,20 @@ pub struct Full {
     pub key: Option<u64>,
 }
 
+/// A [`HttpsRule`] as it is used.
+#[derive(Debug)]
+struct Https {
+    redirect: Option<u16>,
+    hsts_line: Option<Box<[u8]>>,
+}
+
+impl Https {
+    fn of(rule: &HttpsRule) -> Self {
+        let line = |hsts| hsts_line(hsts).into_bytes().into_boxed_slice();
+        Self { redirect: rule.redirect.map(NonZeroU16::get), hsts_line: rule.hsts.map(line) }
+    }
+}
+
 #[derive(Debug)]
 struct Share {
     service: ServiceKey,
@@ -84,6 +100,8 @@ pub struct RouteEntry {
     compresses: bool,
     /// Its waits, if it has any of its own.
     timeouts: Option<Box<RouteTimeouts>>,
+    /// How clients are brought to https, if they are.
+    https: Option<Box<Https>>,
     /// Who gets copies of its requests.
     mirror: Option<Box<Share>>,
     /// The largest request body in bytes.
@@ -144,6 +162,7 @@ impl RouteEntry {
             retries: record.retry.is_some(),
             compresses: record.compress.is_some(),
             timeouts: (record.timeouts != NO_TIMEOUTS).then(|| Box::new(record.timeouts)),
+            https: record.https.as_deref().map(|rule| Box::new(Https::of(rule))),
             body_bytes_max: record.body_bytes_max,
             listener: record.listener.clone(),
             mirror: record.mirror.as_ref().map(|mirror| {
@@ -170,6 +189,16 @@ impl RouteEntry {
             prefix: prefix.map(|prefix| (matched, paths::prefix_text(prefix.as_str()))),
             host: rewrite.host.as_ref().map(Host::as_str),
         }
+    }
+
+    /// The port that requests are sent to which came without TLS, if they are.
+    pub(crate) fn redirect_https(&self) -> Option<u16> {
+        self.https.as_ref()?.redirect
+    }
+
+    /// What clients are told that came by https, if not what their listener says.
+    pub(crate) fn hsts_line(&self) -> Option<&[u8]> {
+        self.https.as_ref()?.hsts_line.as_deref()
     }
 
     /// The error pages that it asks for.

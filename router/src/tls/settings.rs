@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_discovery::model::CertificateName;
+use portolan_discovery::model::{CertificateName, Hsts};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -110,25 +110,12 @@ pub struct TlsSettings {
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// `Strict-Transport-Security` (RFC 6797).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hsts {
-    /// For how many seconds.
-    pub max_age_s: u64,
-    /// For all hosts below, too.
-    pub subdomains: bool,
-    /// Browsers may know without having been here.
-    pub preload: bool,
-}
-
-impl Hsts {
-    /// The line, whole.
-    pub(crate) fn line(self) -> String {
-        let subdomains = if self.subdomains { "; includeSubDomains" } else { "" };
-        let preload = if self.preload { "; preload" } else { "" };
-        let seconds = self.max_age_s;
-        format!("Strict-Transport-Security: max-age={seconds}{subdomains}{preload}\r\n")
-    }
+/// The line that tells browsers, whole.
+pub(crate) fn hsts_line(hsts: Hsts) -> String {
+    let subdomains = if hsts.subdomains { "; includeSubDomains" } else { "" };
+    let preload = if hsts.preload { "; preload" } else { "" };
+    let seconds = hsts.max_age_s;
+    format!("Strict-Transport-Security: max-age={seconds}{subdomains}{preload}\r\n")
 }
 
 impl Default for TlsSettings {

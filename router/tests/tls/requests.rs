@@ -1,13 +1,13 @@
 //! Requests over TLS: what instances are told, bodies, and what is misdirected.
 
-use portolan_router::Hsts;
+use portolan_discovery::model::{Event, Hsts, HttpsRule, Route, Sticky};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::authority::{Authority, set};
 use super::handshakes::{client, rig, shake};
 use super::instance::{Instance, ok};
 use super::peer::{Peer, within};
-use super::rig::{Rig, web};
+use super::rig::{Rig, route, routed, service_with, web, without};
 
 #[tokio::test]
 async fn an_instance_is_told_that_the_client_came_by_https() {
@@ -159,4 +159,82 @@ async fn browsers_are_told_to_come_by_https_only() {
         Some("max-age=31536000; includeSubDomains")
     );
     assert!(answer.field("via").is_some());
+    let stream = shake(rig.http, client(&authority), "a.test").await.unwrap();
+    let own = Peer::over(stream).ask(LAST_HOP).await;
+    assert_eq!(own.text().trim(), "the router is here");
+    assert_eq!(own.field("strict-transport-security"), answer.field("strict-transport-security"));
+    // RFC 6797 §7.2: not to a client that came without TLS.
+    let plain = Peer::connect(rig.http).await.ask(LAST_HOP).await;
+    assert_eq!((plain.status(), plain.field("strict-transport-security")), (400, None));
+}
+
+const LAST_HOP: &str = "OPTIONS / HTTP/1.1\r\nHost: a.test\r\nMax-Forwards: 0\r\n\r\n";
+
+/// What a client gets of a route with its own word on https: the status, where it is sent, and
+/// what it is told.
+async fn told<S>(peer: &mut Peer<S>, fields: &str) -> (u16, Option<String>, Option<String>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let answer = peer.ask(format!("GET /x HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")).await;
+    assert!(answer.field("via").is_none_or(|via| via.matches("1.1 ").count() == 1));
+    (answer.status(), answer.field("location"), answer.field("strict-transport-security"))
+}
+
+fn bringing_to_https(redirect: Option<u16>, max_age_s: u64) -> Event {
+    let hsts = Some(Hsts { max_age_s, subdomains: false, preload: true });
+    let redirect = redirect.map(|port| port.try_into().unwrap());
+    routed(&Route { https: Some(Box::new(HttpsRule { redirect, hsts })), ..route("/", "web") })
+}
+
+#[tokio::test]
+async fn a_route_may_bring_its_clients_to_https() {
+    let instance = Instance::named("plain").await;
+    let mut rig = Rig::with(&web(&[instance.addr]), |config| {
+        config.listeners[0].trusted_peers = vec!["127.0.0.2/32".parse().unwrap()];
+    });
+    rig.apply_and_wait(&[bringing_to_https(Some(8443), 60)]).await;
+    let sent = (308, Some("https://a.test:8443/x".to_owned()), None);
+    let mut peer = Peer::connect(rig.http).await;
+    assert_eq!(told(&mut peer, "").await, sent);
+    assert_eq!(told(&mut peer, "X-Forwarded-Proto: https\r\n").await, sent, "a stranger's word");
+    assert_eq!(instance.requests(), 0);
+    // A proxy in front that ends TLS says so.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut peer = Peer::of(socket.connect(rig.http).await.unwrap());
+    let served = (200, None, Some("max-age=60; preload".to_owned()));
+    assert_eq!(told(&mut peer, "X-Forwarded-Proto: https\r\n").await, served);
+    assert_eq!(told(&mut peer, "X-Forwarded-Proto: http\r\n").await, sent);
+    // Without a redirect a plain request is served, and told nothing.
+    rig.apply_and_wait(&[bringing_to_https(None, 60)]).await;
+    assert_eq!(told(&mut peer, "").await, (200, None, None));
+}
+
+#[tokio::test]
+async fn the_word_of_a_route_on_https_replaces_that_of_its_listener() {
+    let authority = Authority::new();
+    let listeners = Hsts { max_age_s: 31_536_000, subdomains: true, preload: false };
+    let (mut rig, instance) = rig(|tls| tls.hsts = Some(listeners)).await;
+    rig.router.certificates().publish(set(&[&authority.issue(&["a.test"])]));
+    let sticky = Sticky { cookie: "to".parse().unwrap(), max_age_s: None };
+    rig.apply_and_wait(&[
+        bringing_to_https(Some(443), 0),
+        service_with("web", |service| service.sticky = Some(sticky)),
+    ])
+    .await;
+    let stream = shake(rig.http, client(&authority), "a.test").await.unwrap();
+    let mut peer = Peer::over(stream);
+    let answer = peer.get("/").await;
+    assert_eq!(
+        answer.field("strict-transport-security").as_deref(),
+        Some("max-age=0; preload"),
+        "it takes back what browsers were told"
+    );
+    assert!(answer.field("set-cookie").is_some() && answer.field("via").is_some());
+    drop(instance);
+    rig.apply_and_wait(&[without("web", "a")]).await;
+    let answer = peer.get("/").await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.field("strict-transport-security").as_deref(), Some("max-age=0; preload"));
 }

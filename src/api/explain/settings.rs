@@ -22,6 +22,13 @@ fn of_route(route: &Route) -> Vec<String> {
         let percent = u8::from(mirror.percent);
         lines.push(format!("copies of {percent} % of its requests go to {}", mirror.service));
     }
+    if let Some(port) = route.https.as_ref().and_then(|https| https.redirect) {
+        lines.push(format!("requests without TLS are sent to https on port {port}"));
+    }
+    if let Some(hsts) = route.https.as_ref().and_then(|https| https.hsts) {
+        let seconds = hsts.max_age_s;
+        lines.push(format!("clients of https are told to come by it only, for {seconds} s"));
+    }
     if let Some(pages) = &route.error_pages {
         lines.push(format!("errors have the pages {pages}"));
     }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use portolan_discovery::model::route::Levels;
-use portolan_discovery::model::{Coding, CompressRule, Concurrency, RetryRule, Sticky};
+use portolan_discovery::model::{Coding, CompressRule, Concurrency, Hsts, RetryRule, Sticky};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -33,6 +33,35 @@ impl StickyView {
         let cookie = self.cookie.parse().map_err(|error| format!("{error}"))?;
         let positive = |seconds| NonZeroU32::new(seconds).ok_or("a max_age_s of 0");
         Ok(Sticky { cookie, max_age_s: self.max_age_s.map(positive).transpose()? })
+    }
+}
+
+/// `Strict-Transport-Security`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HstsView {
+    /// For how many seconds; 0 takes back what browsers were told.
+    pub max_age_s: u64,
+    /// For all hosts below, too.
+    #[serde(default)]
+    pub subdomains: bool,
+    /// Browsers may know without having been here.
+    #[serde(default)]
+    pub preload: bool,
+}
+
+impl From<Hsts> for HstsView {
+    fn from(hsts: Hsts) -> Self {
+        let Hsts { max_age_s, subdomains, preload } = hsts;
+        Self { max_age_s, subdomains, preload }
+    }
+}
+
+impl HstsView {
+    /// The record.
+    pub fn record(&self) -> Hsts {
+        let Self { max_age_s, subdomains, preload } = *self;
+        Hsts { max_age_s, subdomains, preload }
     }
 }
 

@@ -1,21 +1,22 @@
 //! The routes of the file: what each takes, where it leads, and a name for one that has none.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 use std::ops::Range;
 
 use portolan_discovery::model::route::{Mirror, Percent};
 use portolan_discovery::model::{
-    Backend, CompressRule, HostPattern, HttpRule, ListenerName, NodeName, Origin, PathPattern,
-    Predicates, Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
-    TlsRule, Weight,
+    Backend, CompressRule, HostPattern, HttpRule, HttpsRule, ListenerName, NodeName, Origin,
+    PathPattern, Predicates, Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule,
+    ServiceName, TlsRule, Weight,
 };
 use toml::Spanned;
 
-use super::Reader;
+use super::{Reader, tls};
 use crate::config::Listener;
 use crate::config::compress::CompressFile;
 use crate::config::error::ConfigError;
-use crate::config::file::{BackendFile, MirrorFile, RetryFile, RewriteFile, RouteFile};
+use crate::config::file::{BackendFile, HstsFile, MirrorFile, RetryFile, RewriteFile, RouteFile};
 
 /// The routes read so far, so that each is held against few: a file may have hundreds of thousands.
 #[derive(Default)]
@@ -103,36 +104,8 @@ impl Reader<'_> {
         let backends = self.backends(file.service, file.backends, file.leader, place)?;
         let predicates = Predicates::new(file.methods, file.headers, file.query)
             .map_err(|error| self.source.at(place.clone(), error.to_string(), ""))?;
-        let has_path = file.path.is_some() || !predicates.is_empty();
-        let is_http = file.host.is_some() || has_path;
-        let rule = match protocol {
-            Protocol::Http => Rule::Http(HttpRule {
-                host: file.host.unwrap_or(HostPattern::Any),
-                path: file.path.unwrap_or_else(PathPattern::all),
-                predicates,
-            }),
-            Protocol::Tcp if !is_http => Rule::Tcp,
-            Protocol::Udp if !is_http => Rule::Udp,
-            Protocol::Tls if !has_path => {
-                Rule::Tls(TlsRule { host: file.host.unwrap_or(HostPattern::Any) })
-            }
-            Protocol::Tls => {
-                return Err(self.source.at(
-                    place.clone(),
-                    "a route of a listener of TLS has no path, methods, headers or query"
-                        .to_owned(),
-                    "remove them, or name an HTTP listener",
-                ));
-            }
-            Protocol::Tcp | Protocol::Udp => {
-                return Err(self.source.at(
-                    place.clone(),
-                    "a route of a TCP or UDP listener has no host, path, methods, headers or query"
-                        .to_owned(),
-                    "remove them, or name an HTTP listener",
-                ));
-            }
-        };
+        let rule = self.rule(protocol, file.host, file.path, predicates, place)?;
+        let https = self.https(file.redirect_https, file.hsts, &rule)?;
         let rewrite = file.rewrite.map(|rewrite| self.rewrite(rewrite, &rule)).transpose()?;
         let mirror = file.mirror.map(|mirror| self.mirror(mirror, &rule)).transpose()?;
         let retry = file.retry.map(|retry| self.retry(retry, &rule)).transpose()?;
@@ -157,11 +130,44 @@ impl Reader<'_> {
             mirror,
             retry,
             compress: compress.flatten(),
+            https,
             body_bytes_max: file.body_max.map(|size| size.0),
             error_pages: file.error_pages.map(Spanned::into_inner),
             origin: Origin::Api,
             created_ms: 0,
         })
+    }
+
+    /// What a route of a listener that speaks `protocol` takes.
+    fn rule(
+        &self,
+        protocol: Protocol,
+        host: Option<HostPattern>,
+        path: Option<PathPattern>,
+        predicates: Predicates,
+        place: &Range<usize>,
+    ) -> Result<Rule, ConfigError> {
+        let has_path = path.is_some() || !predicates.is_empty();
+        let is_http = host.is_some() || has_path;
+        let what = match protocol {
+            Protocol::Http => {
+                return Ok(Rule::Http(HttpRule {
+                    host: host.unwrap_or(HostPattern::Any),
+                    path: path.unwrap_or_else(PathPattern::all),
+                    predicates,
+                }));
+            }
+            Protocol::Tcp if !is_http => return Ok(Rule::Tcp),
+            Protocol::Udp if !is_http => return Ok(Rule::Udp),
+            Protocol::Tls if !has_path => {
+                return Ok(Rule::Tls(TlsRule { host: host.unwrap_or(HostPattern::Any) }));
+            }
+            Protocol::Tls => "a route of a listener of TLS has no path, methods, headers or query",
+            Protocol::Tcp | Protocol::Udp => {
+                "a route of a TCP or UDP listener has no host, path, methods, headers or query"
+            }
+        };
+        Err(self.source.at(place.clone(), what, "remove them, or name an HTTP listener"))
     }
 
     /// What the listener of a route speaks.
@@ -218,6 +224,24 @@ impl Reader<'_> {
         }
         let MirrorFile { service, percent } = file.into_inner();
         Ok(Box::new(Mirror { service, percent: percent.unwrap_or(Percent::ALL) }))
+    }
+
+    fn https(
+        &self,
+        redirect: Option<Spanned<NonZeroU16>>,
+        hsts: Option<Spanned<HstsFile>>,
+        rule: &Rule,
+    ) -> Result<Option<Box<HttpsRule>>, ConfigError> {
+        let place = redirect.as_ref().map(Spanned::span).or(hsts.as_ref().map(Spanned::span));
+        let Some(place) = place else { return Ok(None) };
+        if !matches!(rule, Rule::Http(_)) {
+            let what = "a route of a TCP, UDP or TLS listener brings nobody to https";
+            return Err(self.source.at(place, what, "remove it, or name an HTTP listener"));
+        }
+        Ok(Some(Box::new(HttpsRule {
+            redirect: redirect.map(Spanned::into_inner),
+            hsts: hsts.map(|hsts| tls::hsts(hsts.into_inner())),
+        })))
     }
 
     fn retry(&self, file: Spanned<RetryFile>, rule: &Rule) -> Result<Box<RetryRule>, ConfigError> {

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portolan_discovery::model::Protocol;
+use portolan_discovery::model::{Hsts, Protocol};
 use portolan_router::{
-    ClientCertificates, HANDSHAKE_TIMEOUT, Hsts, TlsSettings, TlsVersion, UnknownName,
+    ClientCertificates, HANDSHAKE_TIMEOUT, TlsSettings, TlsVersion, UnknownName,
 };
 use toml::Spanned;
 
@@ -135,7 +135,7 @@ impl Reader<'_> {
     }
 }
 
-fn hsts(file: HstsFile) -> Hsts {
+pub(super) fn hsts(file: HstsFile) -> Hsts {
     let HstsFile { max_age, subdomains, preload } = file;
     let max_age: Duration = max_age.0;
     Hsts { max_age_s: max_age.as_secs(), subdomains, preload }
