@@ -22,6 +22,10 @@ use crate::tls::Certificate;
 const RECEIVE_MIN: usize = 4 * 1024;
 const RECEIVE_MAX: usize = 32 * 1024;
 
+/// Parts of which a session takes bytes at a time: as many as it holds, which are 64 KiB, and what
+/// stands around them.
+const PARTS_MAX: usize = 36;
+
 /// What is taken of a piece at a time while memory is scarce: one record, which the session holds
 /// until the socket takes it.
 const SCARCE_WRITE_MAX: usize = 16 * 1024;
@@ -146,7 +150,8 @@ impl Secured {
     /// Moves plain bytes from the session to `room`; true at their end.
     fn drain(&mut self, room: &mut ReadBuf<'_>) -> io::Result<bool> {
         while room.remaining() > 0 {
-            match self.session.reader().read(room.initialize_unfilled()) {
+            let piece = room.remaining().min(buffer::COPY_PIECE);
+            match self.session.reader().read(room.initialize_unfilled_to(piece)) {
                 Ok(0) => return Ok(true),
                 Ok(count) => room.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -240,8 +245,12 @@ impl Secured {
                 let part = part.map_or(&[][..], |part| &part[..part.len().min(SCARCE_WRITE_MAX)]);
                 writer.write(part)?
             }
-            [one] => writer.write(one)?,
-            several => writer.write_vectored(several)?,
+            [one] if one.len() <= buffer::COPY_PIECE => writer.write(one)?,
+            several => {
+                let mut pieces = [IoSlice::new(&[]); PARTS_MAX];
+                let count = cut(several, &mut pieces);
+                writer.write_vectored(&pieces[..count])?
+            }
         };
         match self.poll_send(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -312,6 +321,12 @@ impl Secured {
     }
 }
 
+/// Cuts parts into pieces that are copied fast, as many as there is room for. Returns how many.
+fn cut<'p>(parts: &'p [IoSlice<'_>], pieces: &mut [IoSlice<'p>]) -> usize {
+    let all = parts.iter().flat_map(|part| part.chunks(buffer::COPY_PIECE));
+    pieces.iter_mut().zip(all).map(|(piece, part)| *piece = IoSlice::new(part)).count()
+}
+
 impl Drop for Secured {
     fn drop(&mut self) {
         if self.says_goodbye {
@@ -368,5 +383,32 @@ fn now<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
     match poll {
         Poll::Ready(result) => result,
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_small_and_say_the_same() {
+        let bytes: Vec<u8> = (0..40_000_u32).map(|number| number as u8).collect();
+        for ends in [&[40_000][..], &[0, 1, 2_048, 2_049, 40_000], &[100, 39_998, 40_000]] {
+            let mut from = 0;
+            let part = |&to: &usize| IoSlice::new(&bytes[std::mem::replace(&mut from, to)..to]);
+            let parts: Vec<IoSlice<'_>> = ends.iter().map(part).collect();
+            let mut pieces = [IoSlice::new(&[]); PARTS_MAX];
+            let count = cut(&parts, &mut pieces);
+            assert!(pieces[..count].iter().all(|piece| piece.len() <= buffer::COPY_PIECE));
+            let said: Vec<u8> = pieces[..count].iter().flat_map(|piece| piece.to_vec()).collect();
+            assert_eq!(said, bytes);
+        }
+    }
+
+    #[test]
+    fn there_are_no_more_pieces_than_there_is_room_for() {
+        let bytes = vec![0; 256 * 1024];
+        let mut pieces = [IoSlice::new(&[]); PARTS_MAX];
+        assert_eq!(cut(&[IoSlice::new(&bytes)], &mut pieces), PARTS_MAX);
     }
 }
