@@ -28,6 +28,7 @@ mod mirror;
 mod pages;
 mod passthrough;
 mod pool;
+mod postgres;
 mod proxy;
 mod queue;
 mod router;

@@ -14,6 +14,7 @@ use crate::buffer::Buffer;
 use crate::h1::Reason;
 use crate::hello::{self, BadHello, HELLO_BYTES_MAX, Hello};
 use crate::linger::linger;
+use crate::postgres::{self, Asked};
 use crate::tcp;
 use crate::worker::Client;
 
@@ -144,7 +145,15 @@ async fn host(client: &mut Client, input: &mut Buffer) -> Result<Option<Box<str>
     client.timer.start(client.worker.timeouts.client_header);
     poll_fn(|cx| {
         loop {
+            match postgres::asked(input.data()) {
+                Asked::Nothing | Asked::More => {}
+                asked => match postgres::answer(asked, input, &client.stream) {
+                    Ok(is_tls) => client.own.get_or_insert_default().asked_first |= is_tls,
+                    Err(_) => return Poll::Ready(Err(Refused::silently(Outcome::Gone))),
+                },
+            }
             match hello::read(input.data()) {
+                _ if postgres::asked(input.data()) == Asked::More => {}
                 Ok(Hello::More) => {}
                 Ok(Hello::Whole(host)) => return Poll::Ready(Ok(host)),
                 Err(bad) => return Poll::Ready(Err(bad.into())),

@@ -15,6 +15,7 @@ use crate::buffer::Buffer;
 use crate::clock::us_at;
 use crate::endpoint::InFlight;
 use crate::h1::Reason;
+use crate::postgres;
 use crate::proxy::{connect_fault, costs_budget, is_gateway_error};
 use crate::queue;
 use crate::stream::Stream;
@@ -125,7 +126,15 @@ async fn connect(client: &Client, route: &RouteEntry, picked: &InFlight) -> Resu
     let worker = &client.worker;
     worker.metrics.upstream_opened.inc();
     client.timer.start(route.timeouts().connect.unwrap_or(worker.timeouts.connect));
-    let mut connecting = pin!(upstream::open(client, picked));
+    let asks_first = client.own.as_ref().is_some_and(|own| own.asked_first);
+    let opening = upstream::open(client, picked);
+    let mut connecting = pin!(async move {
+        let mut stream = opening.await?;
+        if asks_first {
+            postgres::ask(&mut stream).await?;
+        }
+        std::io::Result::Ok(stream)
+    });
     poll_fn(|cx| match connecting.as_mut().poll(cx) {
         Poll::Ready(connected) => Poll::Ready(connected.map_err(|error| connect_fault(&error))),
         Poll::Pending if client.timer.is_due() => Poll::Ready(Err(Reason::UpstreamConnectTimeout)),

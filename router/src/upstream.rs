@@ -26,6 +26,8 @@ pub(crate) struct Own {
     pub(crate) named: Option<Ends>,
     /// The host that it asked for, if its TLS is passed on.
     pub(crate) asked_for: Option<Box<str>>,
+    /// It asked for that TLS as clients of PostgreSQL do, and so is the instance to be.
+    pub(crate) asked_first: bool,
     /// Under which name the pool keeps connections that were opened for it, if it does.
     owner: Option<Name>,
 }

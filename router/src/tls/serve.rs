@@ -15,6 +15,7 @@ use super::peer::client_lines;
 use super::serving::Serving;
 use crate::buffer::{Buffer, SMALL};
 use crate::h1::Reason;
+use crate::postgres::{self, Asked};
 use crate::stream::{Met, Stream};
 use crate::worker::{Client, Worker};
 use crate::{proxy, shed, tcp};
@@ -212,12 +213,22 @@ async fn hello(client: &mut Client, input: &mut Buffer) -> Result<(Accepted, usi
     let mut fed = 0;
     poll_fn(|cx| {
         loop {
+            let asked = match client.listener.protocol {
+                Protocol::Tcp if fed == 0 => postgres::asked(input.data()),
+                _ => Asked::Nothing,
+            };
+            if matches!(asked, Asked::Tls | Asked::Gss)
+                && postgres::answer(asked, input, &client.stream).is_err()
+            {
+                return Poll::Ready(Err(Outcome::Gone));
+            }
             match input.data().first() {
+                _ if asked == Asked::More => {}
                 Some(&RECORD_HANDSHAKE) | None => {}
                 Some(b'A'..=b'Z') => return Poll::Ready(Err(Outcome::PlainHttp)),
                 Some(_) => return Poll::Ready(Err(Outcome::Malformed)),
             }
-            while fed < input.len() {
+            while fed < input.len() && asked != Asked::More {
                 let mut rest = &input.data()[fed..];
                 let before = rest.len();
                 if acceptor.read_tls(&mut rest).is_err() {

@@ -269,3 +269,73 @@ async fn an_instance_behind_ended_tls_is_told_what_was_agreed_on() {
     config.alpn_protocols = vec![b"other".to_vec()];
     assert!(shake(rig.tcp, config, "a.test").await.is_err(), "nothing in common (RFC 7301)");
 }
+
+/// What a client of PostgreSQL says first.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
+
+/// An instance that is asked for TLS first, gives this answer, and sends back what follows.
+async fn asked_first(answer: &'static str, bytes: usize) -> Instance {
+    Instance::raw(move |mut peer, _| async move {
+        assert_eq!(peer.read(8).await, SSL_REQUEST);
+        peer.send(answer).await;
+        if let Some(got) = peer.try_read(bytes).await {
+            peer.send(got).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_client_of_postgresql_asks_for_tls_first_and_so_is_its_instance() {
+    let whole = hello(client(&Authority::new()), "a.test");
+    let (willing, other) = (asked_first("S", whole.len()).await, asked_first("N", 1).await);
+    let mut records = reaches("a.test", "a", willing.addr);
+    records.extend(reaches("b.test", "b", other.addr));
+    let rig = rig(&records);
+    let mut peer = Peer::connect(rig.tcp).await;
+    peer.send(GSS_REQUEST).await;
+    assert_eq!(peer.read(1).await, b"N");
+    peer.send(&SSL_REQUEST[..3]).await;
+    tokio::task::yield_now().await;
+    peer.send(&SSL_REQUEST[3..]).await;
+    assert_eq!(peer.read(1).await, b"S");
+    peer.send(&whole).await;
+    assert!(peer.rest().await == whole);
+    // One without TLS gets nothing of it.
+    let mut peer = Peer::connect(rig.tcp).await;
+    peer.send(SSL_REQUEST).await;
+    assert_eq!(peer.read(1).await, b"S");
+    peer.send(hello(client(&Authority::new()), "b.test")).await;
+    assert!(!peer.rest_or_reset().await.1);
+    // Nor is anything taken that came with the question: it is not the client's, maybe.
+    let mut peer = Peer::connect(rig.tcp).await;
+    peer.send([&SSL_REQUEST[..], &whole].concat()).await;
+    assert_eq!(peer.rest_or_reset().await, (Vec::new(), false));
+    until("what is no TLS", || passed_on(&rig, "not_tls") == 1.0).await;
+}
+
+#[tokio::test]
+async fn a_client_of_postgresql_may_ask_where_tls_ends_at_a_tcp_listener() {
+    let authority = Authority::new();
+    let instance = Instance::named("plain").await;
+    let rig = Rig::with(&super::rig::web(&[instance.addr]), |config| {
+        config.listeners[0].tls = Some(Default::default());
+        config.listeners[1].tls = Some(Default::default());
+    });
+    rig.router.certificates().publish(super::authority::set(&[&authority.issue(&["a.test"])]));
+    let ask = async |addr| {
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &SSL_REQUEST).await.unwrap();
+        let mut answer = [0];
+        let read = tokio::io::AsyncReadExt::read(&mut stream, &mut answer);
+        (within("an answer", read).await.unwrap_or(0) == 1).then_some((stream, answer))
+    };
+    let (stream, answer) = ask(rig.tcp).await.unwrap();
+    assert_eq!(&answer, b"S");
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(client(&authority)));
+    let shaken = connector.connect(ServerName::try_from("a.test").unwrap(), stream);
+    let mut peer = Peer::over(within("a handshake", shaken).await.unwrap());
+    assert_eq!(peer.get("/").await.text(), "plain");
+    assert!(ask(rig.http).await.is_none(), "nobody asks an HTTP listener");
+}
