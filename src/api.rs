@@ -46,6 +46,8 @@ pub struct Context {
     pub router: Arc<portolan_router::Router>,
     /// The listeners of this node, for warnings about routes.
     pub listeners: Vec<(ListenerName, Protocol)>,
+    /// Those of them whose ports TCP routes can be given.
+    pub ports: Vec<ListenerName>,
     /// Those of them that speak TLS, with the certificate that each shows by default.
     pub tls: Vec<(ListenerName, Option<CertificateName>)>,
     /// The controller's writes.

@@ -41,6 +41,8 @@ pub const FILE_BYTES_MAX: u64 = 64 << 20;
 pub const WORKERS_MAX: usize = 256;
 /// The most instances of one process type.
 pub const INSTANCES_MAX: u32 = 10_000;
+/// The most ports that TCP routes can be given: each has a socket for each worker.
+pub const TCP_PORTS_MAX: usize = 1_000;
 /// Default of `progress_deadline`.
 pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -59,8 +61,10 @@ pub struct Config {
     pub error_pages: ErrorPages,
     /// The certificates that this file names.
     pub certificates: Vec<CertificateFiles>,
-    /// The router's sockets; none, and it routes nothing.
+    /// The router's sockets; none, and it routes nothing. Those of `tcp_ports` are among them.
     pub listeners: Vec<Listener>,
+    /// The ports that TCP routes can be given.
+    pub tcp_ports: Option<PortRange>,
     /// The resolver; off when the file has no `[dns]`.
     pub dns: Option<DnsConfig>,
     /// Checks, registration and jobs.
@@ -126,6 +130,11 @@ pub struct RouterSettings {
     pub buffer_bytes_max: Option<usize>,
     pub via_name: Option<ViaName>,
     pub request_start: Option<bool>,
+}
+
+/// The name of the listener of a port that TCP routes can be given.
+pub fn port_listener(port: u16) -> ListenerName {
+    ListenerName::parse(&format!("port-{port}")).expect("letters, a hyphen and digits")
 }
 
 /// A socket of the router.
@@ -215,6 +224,11 @@ impl Config {
             Some((listener.name.clone(), tls.default_certificate.clone()))
         };
         self.listeners.iter().filter_map(with_tls).collect()
+    }
+
+    /// The listeners of the ports that TCP routes can be given.
+    pub fn port_listeners(&self) -> Vec<ListenerName> {
+        self.tcp_ports.into_iter().flat_map(PortRange::ports).map(port_listener).collect()
     }
 
     /// Checks `text`, which stands in the file at `path`.

@@ -256,6 +256,7 @@ impl Plane {
             live: self.live.clone(),
             router: self.router.clone(),
             listeners: self.config.listeners.iter().map(|l| (l.name.clone(), l.protocol)).collect(),
+            ports: self.config.port_listeners(),
             tls: self.config.tls_listeners(),
             commands: self.commands.clone(),
             controller: self.controller.clone(),

@@ -305,7 +305,9 @@ fn fit_open_files(config: &mut Config) {
     let pipes_max = config.limits.pipes_max.min(pipes_for(files, worker_count(config)));
     config.limits.udp_sessions_max = sessions_max;
     config.limits.pipes_max = pipes_max;
-    let others = sessions_max.saturating_add(pipes_max.saturating_mul(2));
+    // A worker has each listening socket twice: it may have to be started again.
+    let listening = 2 * config.listeners.len();
+    let others = sessions_max.saturating_add(pipes_max.saturating_mul(2)) + listening;
     let connections_max = connections_for(files, worker_count(config), others);
     if connections_max < config.limits.connections_max.min(CONNECTIONS_FEW) {
         warn!(?files, connections_max, "the limit of open files allows few connections a worker");

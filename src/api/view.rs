@@ -436,6 +436,9 @@ pub struct DoneView {
     /// What there is to tell of what was written, such as a route that can never match.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The port that a TCP route was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// What became of a wait.
@@ -452,6 +455,10 @@ pub struct RouteCall {
     /// The listener; none is every HTTP listener.
     #[serde(default)]
     pub listener: Option<String>,
+    /// The port of a TCP route, one of those that routers can give, instead of a listener; 0 is any
+    /// that is free.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// The hosts: a name, `*.name` or `*`. For HTTP, and for TLS that is passed on.
     #[serde(default)]
     pub host: Option<String>,

@@ -12,9 +12,10 @@ use portolan_discovery::model::route::{
     Matches, Mirror, PercentError, PredicateError, Predicates, ValuePattern,
 };
 use portolan_discovery::model::{
-    App, AppName, Backend, Health, HttpRule, HttpsRule, Instance, InstanceId, JobSpec, Key, Origin,
-    Override, Phase, ProcessName, Protocol, ProxyVersion, Release, ReleaseId, Rewrite, Route,
-    RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName, TlsRule, Weight, Word, record,
+    App, AppName, Backend, Health, HttpRule, HttpsRule, Instance, InstanceId, JobSpec, Key,
+    ListenerName, Origin, Override, Phase, ProcessName, Protocol, ProxyVersion, Release, ReleaseId,
+    Rewrite, Route, RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName, TlsRule, Weight,
+    Word, record,
 };
 use portolan_discovery::store::Store;
 
@@ -30,7 +31,7 @@ use crate::controller::commands::{Committed, DeployRequest, Deployed, PROGRESS_D
 type Done = Result<Json<DoneView>, ApiError>;
 
 fn done<T>(committed: &Committed<T>) -> Json<DoneView> {
-    Json(DoneView { revision: committed.revision.0, warnings: Vec::new() })
+    Json(DoneView { revision: committed.revision.0, warnings: Vec::new(), port: None })
 }
 
 fn parsed<T: std::str::FromStr>(text: &str, hint: &str) -> Result<T, ApiError>
@@ -169,12 +170,52 @@ pub(super) async fn put_route(
     Path(name): Path<RouteName>,
     Body(call): Body<RouteCall>,
 ) -> Done {
-    let route = route_record(name, &call)?;
-    let committed = context.commands.put_route(route).await?;
+    let mut route = route_record(name, &call)?;
+    if let Some(port) = call.port {
+        route.listener = on_port(port, &route, &context.ports)?;
+    }
+    let is_given = |listener: &ListenerName| context.ports.contains(listener);
+    let committed = match call.port.is_some() || route.listener.as_ref().is_some_and(is_given) {
+        true => context.commands.put_route_on_port(route, &context.ports).await?,
+        false => context.commands.put_route(route).await?,
+    };
+    let listener = committed.value.listener.as_ref().filter(|listener| is_given(listener));
+    let port = listener.and_then(|listener| listener.as_str().strip_prefix(PORT)?.parse().ok());
     let (table, metrics) = (context.router.table(), context.router.metrics());
     let warnings = table.warnings_with(&committed.value, &context.listeners, metrics);
     let warnings = warnings.iter().map(ToString::to_string).collect();
-    Ok(Json(DoneView { revision: committed.revision.0, warnings }))
+    Ok(Json(DoneView { revision: committed.revision.0, warnings, port }))
+}
+
+/// How the listeners begin whose ports routes can be given.
+const PORT: &str = "port-";
+
+/// The listener of a port that a TCP route asks for; none is any that is free.
+fn on_port(
+    port: u16,
+    route: &Route,
+    ports: &[ListenerName],
+) -> Result<Option<ListenerName>, ApiError> {
+    if route.rule != Rule::Tcp {
+        return Err(ApiError::invalid("only a TCP route has a port", "set kind to tcp"));
+    }
+    if route.listener.is_some() {
+        let hint = "leave one of them out";
+        return Err(ApiError::invalid("the route names a port and a listener", hint));
+    }
+    let (Some(first), Some(last)) = (ports.first(), ports.last()) else {
+        let hint = "set router.tcp_ports in the configuration of the routers";
+        return Err(ApiError::invalid("there are no ports to be given", hint));
+    };
+    if port == 0 {
+        return Ok(None);
+    }
+    let name = format!("{PORT}{port}");
+    let found = ports.iter().find(|listener| listener.as_str() == name);
+    let number = |listener: &ListenerName| listener.as_str().replacen(PORT, "", 1);
+    let hint = || format!("expected 0 or one of {} to {}", number(first), number(last));
+    let what = || format!("port {port} cannot be given");
+    found.cloned().map(Some).ok_or_else(|| ApiError::invalid(what(), &hint()))
 }
 
 /// The record of the route that a call asks for.

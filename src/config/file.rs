@@ -20,7 +20,7 @@ use toml::Spanned;
 
 use super::compress::CompressFile;
 use super::value::{
-    ClientWord, Cores, Ports, ProxyHeader, Size, Span, UnknownNameWord, VersionWord,
+    ClientWord, Cores, Ports, PortsAt, ProxyHeader, Size, Span, UnknownNameWord, VersionWord,
 };
 
 #[derive(Debug, Deserialize)]
@@ -103,6 +103,7 @@ pub(super) struct RouterFile {
     pub(super) buffer_bytes_max: Option<Size>,
     pub(super) via_name: Option<Spanned<String>>,
     pub(super) request_start: Option<bool>,
+    pub(super) tcp_ports: Option<Spanned<PortsAt>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -187,6 +188,7 @@ pub(super) struct BackendFile {
 pub(super) struct RouteFile {
     pub(super) name: Option<RouteName>,
     pub(super) listener: Option<Spanned<ListenerName>>,
+    pub(super) port: Option<Spanned<u16>>,
     pub(super) host: Option<HostPattern>,
     pub(super) path: Option<PathPattern>,
     pub(super) service: Option<ServiceName>,

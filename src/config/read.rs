@@ -1,6 +1,7 @@
 //! From the file's sections to a [`Config`]: defaults, references and clashes.
 
 mod pages;
+mod ports;
 mod route;
 mod tls;
 
@@ -45,7 +46,11 @@ impl<'a> Reader<'a> {
     /// The whole configuration, or the first thing that is wrong with it.
     pub(super) fn config(&self, file: File) -> Result<Config, ConfigError> {
         let node = self.node(file.node)?;
-        let listeners = self.listeners(file.listeners)?;
+        let mut listeners = self.listeners(file.listeners)?;
+        let ports = file.agent.ports.map_or(PortRange::DEFAULT, |ports| ports.0);
+        let tcp_ports = file.router.tcp_ports.as_ref();
+        listeners.extend(self.tcp_ports(tcp_ports, &listeners, ports, &file.apps)?);
+        let tcp_ports = tcp_ports.map(|at| at.get_ref().ports);
         let certificates = self.certificates(file.certificates)?;
         let admin = self.admin(file.admin)?;
         let dns = file.dns.map(|dns| self.dns(dns, node.address)).transpose()?;
@@ -53,7 +58,8 @@ impl<'a> Reader<'a> {
         let error_pages = self.error_pages(file.error_pages)?;
         let sets = &error_pages.named;
         self.known_pages(&file.routes, sets)?;
-        let routes = self.routes(file.routes, &listeners, &node.name)?;
+        let routes = self.on_ports(file.routes, tcp_ports)?;
+        let routes = self.routes(routes, &listeners, &node.name)?;
         let services_dir = match file.agent.services_dir {
             Some(dir) => Some(self.existing_folder(&dir)?),
             None => None,
@@ -68,10 +74,11 @@ impl<'a> Reader<'a> {
             error_pages,
             certificates,
             listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
+            tcp_ports,
             dns,
             agent: AgentSettings {
                 services_dir,
-                ports: file.agent.ports.map_or(PortRange::DEFAULT, |ports| ports.0),
+                ports,
                 run_jobs: file.agent.run_jobs.unwrap_or(true),
             },
             services: self.services(file.services, &node.name)?,

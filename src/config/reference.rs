@@ -207,6 +207,13 @@ pub const SETTINGS: &[Setting] = &[
         "Whether instances are told when the router had read the head of a request: `X-Request-Start: t=MILLISECONDS` of Unix time. A client's own is replaced, a trusted peer's kept.",
     ),
     row(
+        "[router]",
+        "tcp_ports",
+        "none",
+        "\"ADDRESS:FIRST-LAST\"",
+        "Ports that TCP routes can be given, at most 1000, by `port` here or in the API (0 is any that is free). All are bound at the start, so that no route fails for its port; a connection to one without a route is reset. No other listener and no job may have one of them. Their listeners are named port-NUMBER.",
+    ),
+    row(
         "[error_pages]",
         "STATUS",
         "a short text",
@@ -496,6 +503,13 @@ pub const SETTINGS: &[Setting] = &[
         "every HTTP listener",
         "name of a listener",
         "The listener that the route is bound to; a TCP, UDP or TLS route needs it.",
+    ),
+    row(
+        "[[routes]]",
+        "port",
+        "none",
+        "one of router.tcp_ports",
+        "The port of a TCP route, instead of a listener. Each has one route.",
     ),
     row(
         "[[routes]]",

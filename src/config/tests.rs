@@ -591,3 +591,47 @@ fn a_route_may_bring_its_clients_to_https() {
         [[routes]]\nlistener = \"t\"\nservice = \"a\"\nredirect_https = 443";
     assert!(error(tcp).contains("brings nobody to https"));
 }
+
+#[test]
+fn ports_that_routes_can_be_given_are_listeners_and_nobody_elses() {
+    let file = |ports: &str, more: &str| {
+        format!(
+            "[[services]]\nname = \"db\"\nprotocol = \"tcp\"\n[router]\ntcp_ports = \"{ports}\"\n{more}"
+        )
+    };
+    let route = |more: &str| format!("[[routes]]\nservice = \"db\"\n{more}\n");
+    let more = route("port = 30001") + "[[listeners]]\nname = \"w\"\nbind = \"127.0.0.1:80\"";
+    let text = file("127.0.0.1:30000-30002", &more);
+    let config = parse(&format!("[node]\nname = \"n1\"\n{text}")).unwrap();
+    let binds: Vec<_> = config.listeners.iter().map(|l| (l.name.as_str(), l.bind.port())).collect();
+    assert_eq!(
+        binds,
+        [("w", 80), ("port-30000", 30000), ("port-30001", 30001), ("port-30002", 30002)]
+    );
+    assert_eq!(config.routes[0].listener, Some(port_listener(30001)));
+    assert_eq!((&config.routes[0].rule, config.port_listeners().len()), (&Rule::Tcp, 3));
+    let twice = route("port = 30001") + &route("name = \"again\"\nport = 30001");
+    let both = "[[listeners]]\nname = \"w\"\nbind = \"127.0.0.1:1\"\n".to_owned()
+        + &route("port = 30001\nlistener = \"w\"");
+    let taken = |bind: &str, name: &str| {
+        format!("[[listeners]]\nname = \"{name}\"\nbind = \"{bind}\"\nprotocol = \"tcp\"")
+    };
+    let job = "[[apps]]\nname = \"a\"\n[apps.processes.p]\ncommand = [\"x\"]\nport = 30002";
+    for (ports, more, part) in [
+        ("0.0.0.0:30000-31000", "", "1001 ports, more than 1000"),
+        ("0.0.0.0:29999-30001", "", "jobs are given the ports 20000-29999"),
+        ("0.0.0.0:30000-30002", job, "process p has the port 30002"),
+        ("0.0.0.0:30000-30002", &twice, "takes the same requests"),
+        ("0.0.0.0:30000-30002", &both, "names a port and a listener"),
+        ("0.0.0.0:30000-30002", &route("port = 30003"), "port 30003 is not one of 30000-30002"),
+        ("0.0.0.0:30000-30002", &route("port = 30000\nhost = \"a\""), "has no host"),
+        ("0.0.0.0:30000-30002", &taken("127.0.0.1:30001", "t"), "both bind 0.0.0.0:30001"),
+        ("0.0.0.0:30000-30002", &taken("127.0.0.1:1", "port-30002"), "has the name of one of"),
+        ("0.0.0.0:30000-30002", "[admin]\nbind = \"127.0.0.1:30000\"", "admin.bind both bind"),
+        ("30000-30002", "", "expected an address and ports"),
+    ] {
+        let error = error(&file(ports, more));
+        assert!(error.contains(part), "{ports} {more}\n{error}");
+    }
+    assert!(error(&route("port = 30001")).contains("set router.tcp_ports"));
+}

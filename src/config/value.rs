@@ -1,5 +1,6 @@
 //! Values as people write them in the configuration: durations, sizes, cores, ranges of ports.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use portolan_discovery::model::PortRange;
@@ -132,6 +133,28 @@ impl<'de> Deserialize<'de> for Ports {
     }
 }
 
+/// A range of ports of one address, such as `"0.0.0.0:30000-30099"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortsAt {
+    pub(crate) ip: IpAddr,
+    pub(crate) ports: PortRange,
+}
+
+impl<'de> Deserialize<'de> for PortsAt {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "an address and ports such as \"0.0.0.0:30000-30099\"";
+        let text = String::deserialize(from)?;
+        let read = || {
+            let (rest, last) = text.rsplit_once('-')?;
+            let first: SocketAddr = rest.trim().parse().ok()?;
+            let ports = PortRange { first: first.port(), last: last.trim().parse().ok()? };
+            let is_range = ports.first > 0 && ports.first <= ports.last;
+            is_range.then_some(Self { ip: first.ip(), ports })
+        };
+        read().ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &EXPECTED))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +178,18 @@ mod tests {
         assert_eq!(read("0.25"), Some(Cores(250)));
         assert_eq!(read("2"), Some(Cores(2000)));
         assert_eq!(read("\"80-90\""), Some(Ports(PortRange { first: 80, last: 90 })));
+    }
+
+    #[test]
+    fn ports_of_an_address_are_read() {
+        for (text, ip) in [("0.0.0.0:80-90", "0.0.0.0"), ("[::1]:80-90", "::1")] {
+            let ports = PortRange { first: 80, last: 90 };
+            let expected = PortsAt { ip: ip.parse().unwrap(), ports };
+            assert_eq!(read(&format!("\"{text}\"")), Some(expected));
+        }
+        for bad in ["80-90", "0.0.0.0:80", "0.0.0.0:0-5", "0.0.0.0:90-80", "::1:80-90-", "a:1-2"] {
+            assert_eq!(read::<PortsAt>(&format!("\"{bad}\"")), None, "{bad}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod apps;
 mod data;
 mod error;
+mod ports;
 
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ type Source = dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync;
 /// The commands.
 pub struct Commands {
     store: Box<Source>,
+    /// Held by who gives a route its port: two at once would get the same one.
+    ports: tokio::sync::Mutex<()>,
 }
 
 impl Commands {
@@ -46,7 +49,7 @@ impl Commands {
     pub fn new(
         store: impl Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync + 'static,
     ) -> Self {
-        Self { store: Box::new(store) }
+        Self { store: Box::new(store), ports: tokio::sync::Mutex::default() }
     }
 
     fn store(&self) -> Result<Arc<dyn Store>, CommandError> {

@@ -54,6 +54,11 @@ impl Key {
         format!("{DATA}i/{service}/")
     }
 
+    /// The prefix of all routes.
+    pub fn routes() -> String {
+        format!("{DATA}r/")
+    }
+
     /// The prefix of all releases of an app.
     pub fn releases_of(app: &AppName) -> String {
         format!("{CONTROL}rel/{app}/")

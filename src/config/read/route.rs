@@ -179,7 +179,8 @@ impl Reader<'_> {
         let Some(name) = listener else { return Ok(Protocol::Http) };
         let known = listeners.iter().find(|(listener, _)| listener.name == *name.get_ref());
         known.map(|(listener, _)| listener.protocol).ok_or_else(|| {
-            let names: Vec<_> = listeners.iter().map(|(l, _)| l.name.as_str()).collect();
+            let names = listeners.iter().map(|(l, _)| l.name.as_str());
+            let names: Vec<_> = names.filter(|name| !name.starts_with("port-")).collect();
             self.source.at(
                 name.span(),
                 format!("there is no listener \"{}\"", name.get_ref()),

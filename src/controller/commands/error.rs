@@ -31,6 +31,14 @@ pub enum CommandError {
         /// Who may change it.
         owner: String,
     },
+    /// Another route has the listener, which leads to one only.
+    #[error("{listener} has the route \"{route}\"")]
+    Taken {
+        /// The listener.
+        listener: String,
+        /// The route.
+        route: String,
+    },
     /// It can never be done as it was asked for.
     #[error("{field}: {cause}")]
     Invalid {
@@ -59,7 +67,10 @@ impl CommandError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "not_found",
-            Self::Conflict { .. } | Self::Owned { .. } | Self::Unreadable { .. } => "conflict",
+            Self::Conflict { .. }
+            | Self::Owned { .. }
+            | Self::Taken { .. }
+            | Self::Unreadable { .. } => "conflict",
             Self::Invalid { .. } | Self::Store(StoreError::Refused(_)) => "invalid",
             Self::Store(StoreError::Unavailable(_) | StoreError::NoLease(_)) => "unavailable",
         }
@@ -79,6 +90,7 @@ impl CommandError {
             },
             Self::NotFound { .. } => String::new(),
             Self::Conflict { .. } => "try again".to_owned(),
+            Self::Taken { .. } => "leave the choice to the router with port 0".to_owned(),
             Self::Owned { owner, .. } => format!("change it where it is written: {owner}"),
             Self::Invalid { hint, .. } => hint.clone(),
             Self::Unreadable { .. } => {

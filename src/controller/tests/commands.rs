@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use portolan_discovery::model::record::encode;
 use portolan_discovery::model::{
-    AppName, Backend, Deployment, DeploymentState, HostPattern, HttpRule, Instance, Key, Origin,
-    Override, PathPattern, ReleaseId, Route, Rule, Scope, Service, Word,
+    AppName, Backend, Deployment, DeploymentState, HostPattern, HttpRule, Instance, Key,
+    ListenerName, Origin, Override, PathPattern, ReleaseId, Route, Rule, Scope, Service, Word,
 };
 use portolan_discovery::store::{StoreError, Txn};
 
@@ -417,4 +417,41 @@ fn an_override_needs_a_reason_and_an_end_that_is_still_to_come() {
     done(desk.commands.delete_override(&scope)).unwrap();
     let error = done(desk.commands.delete_override(&scope)).unwrap_err();
     assert_eq!(error.to_string(), "there is no override \"node/n1\"");
+}
+
+#[test]
+fn a_port_has_one_route_and_one_that_is_free_is_given() {
+    let desk = Desk::new();
+    let ports: Vec<ListenerName> =
+        [1, 2].map(|port| format!("port-{port}").parse().unwrap()).into();
+    let tcp = |name: &str, listener: Option<&str>| Route {
+        rule: Rule::Tcp,
+        listener: listener.map(|name| name.parse().unwrap()),
+        ..route(name)
+    };
+    let put = |route| done(desk.commands.put_route_on_port(route, &ports));
+    let given = |route| put(route).unwrap().value.listener.unwrap().to_string();
+    assert_eq!(given(tcp("a", None)), "port-1");
+    assert_eq!(given(tcp("b", None)), "port-2");
+    assert_eq!(given(tcp("a", None)), "port-1", "it keeps its own");
+    let error = put(tcp("c", None)).unwrap_err();
+    assert_eq!((error.code(), error.to_string()), ("invalid", "port: none is free".to_owned()));
+    let error = put(tcp("c", Some("port-2"))).unwrap_err();
+    assert_eq!(error.code(), "conflict");
+    assert_eq!(error.to_string(), "port-2 has the route \"b\"");
+    assert!(put(tcp("b", Some("port-2"))).is_ok(), "it is its own");
+    done(desk.commands.delete_route(&"a".parse().unwrap())).unwrap();
+    assert_eq!(given(tcp("c", None)), "port-1");
+    // Two at once are given two.
+    done(desk.commands.delete_route(&"b".parse().unwrap())).unwrap();
+    done(desk.commands.delete_route(&"c".parse().unwrap())).unwrap();
+    let both = async {
+        let (d, e) = (tcp("d", None), tcp("e", None));
+        tokio::join!(
+            desk.commands.put_route_on_port(d, &ports),
+            desk.commands.put_route_on_port(e, &ports)
+        )
+    };
+    let (d, e) = done(both);
+    assert_ne!(d.unwrap().value.listener, e.unwrap().value.listener);
 }
