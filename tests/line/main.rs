@@ -9,5 +9,6 @@ mod datagrams;
 mod deploy;
 mod quickstart;
 mod stage;
+mod streams;
 mod tls;
 mod upgrade;
