@@ -156,6 +156,8 @@ pub struct Listener {
     pub tls: Option<TlsSettings>,
     /// The port that its requests are sent to by https.
     pub redirect_https: Option<u16>,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
 }
 
 /// The resolver.

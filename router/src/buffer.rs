@@ -111,6 +111,30 @@ impl Drop for Lent {
     }
 }
 
+/// Memory that somebody else keeps for what is under way, counted as lent: whoever needs it gets
+/// it, and what has not begun is shed. Stays on its thread.
+#[derive(Debug, Default)]
+pub(crate) struct Held(usize, PhantomData<*const ()>);
+
+impl Held {
+    /// From now on it is so much.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.0, bytes);
+        LENT.set(LENT.get() - before + bytes);
+    }
+
+    /// How much it is.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        LENT.set(LENT.get() - self.0);
+    }
+}
+
 fn count_lent(bytes: Box<[u8]>) -> Box<[u8]> {
     LENT.set(LENT.get() + bytes.len());
     bytes
@@ -189,13 +213,20 @@ pub(crate) struct Buffer {
     start: usize,
     end: usize,
     size: Size,
+    /// However fast the stream is.
+    stays_small: bool,
 }
 
 impl Buffer {
+    /// A buffer that no stream makes large: one of many that may all wait for the same reader.
+    pub(crate) fn small() -> Self {
+        Self { bytes: Box::default(), start: 0, end: 0, size: Size::Small, stays_small: true }
+    }
+
     /// A buffer that holds these bytes, which are counted as lent.
     pub(crate) fn holding(bytes: Vec<u8>) -> Self {
         let bytes = count_lent(bytes.into_boxed_slice());
-        Self { start: 0, end: bytes.len(), bytes, size: Size::Small }
+        Self { start: 0, end: bytes.len(), bytes, size: Size::Small, stays_small: false }
     }
 
     /// What has been read and not consumed.
@@ -295,7 +326,8 @@ impl Buffer {
     fn make_room(&mut self) {
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
-            let size = if is_scarce() { Size::Small } else { self.size };
+            let small = self.stays_small || is_scarce();
+            let size = if small { Size::Small } else { self.size };
             if self.bytes.len() != size.bytes() {
                 give_back(std::mem::replace(&mut self.bytes, size.take()));
             }

@@ -45,6 +45,8 @@ pub struct ListenerConfig {
     pub tls: Option<TlsSettings>,
     /// The port that every request is sent to by https; none serves them.
     pub redirect_https: Option<u16>,
+    /// Whether HTTP/2 is spoken too: agreed on with TLS, else by its first bytes.
+    pub http2: bool,
 }
 
 impl ListenerConfig {
@@ -60,6 +62,7 @@ impl ListenerConfig {
             proxy_protocol,
             tls: None,
             redirect_https: None,
+            http2: true,
         }
     }
 }

@@ -48,7 +48,7 @@ pub use reply::{CONTINUE, Client, Reply, write_error, write_error_head, write_re
 pub use request::{Request, RequestFacts, parse_request};
 pub use response::{Phase, Response, ResponseFacts, parse_response};
 pub use target::TargetForm;
-pub use via::{VIA_NAME_CHARS_MAX, Via, ViaName, ViaNameError};
+pub use via::{Received, VIA_NAME_CHARS_MAX, Via, ViaName, ViaNameError};
 
 #[cfg(test)]
 mod properties;

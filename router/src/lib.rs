@@ -1,4 +1,4 @@
-//! The data path: route table, HTTP/1.1, TCP, UDP and TLS, one worker per core.
+//! The data path: route table, HTTP/1.1, HTTP/2, TCP, UDP and TLS, one worker per core.
 //!
 //! [`Router::bind`] takes a [`Config`] and binds every socket, [`Bound::start`] starts the
 //! workers with their first [`Table`], [`Router::publish`] gives them the next one, and
@@ -21,6 +21,7 @@ mod drain;
 mod endpoint;
 mod explain;
 mod greet;
+mod h2;
 mod linger;
 mod lint;
 mod listener;

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
 use crate::config::{ListenerConfig, ProxyProtocol};
-use crate::h1::{Request, Version, Via};
+use crate::h1::{Received, Request, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::tls::{Serving, hsts_line};
 use crate::udp;
@@ -91,11 +91,12 @@ pub(crate) struct Listener {
     adds_via: bool,
     /// What responses to clients have more, by the version of the instance: `Via`, and that they
     /// are to come by https.
-    response_lines: [Box<[u8]>; 2],
+    response_lines: [Box<[u8]>; 3],
     /// The last of these.
     hsts_line: Box<[u8]>,
     /// The port that requests are sent to by https.
     pub(crate) redirect_https: Option<u16>,
+    http2: bool,
     /// Another process accepts from the same sockets.
     taken: AtomicBool,
 }
@@ -109,8 +110,8 @@ impl Listener {
         metrics: &Metrics,
     ) -> Self {
         let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(hsts_line).unwrap_or_default();
-        let response_lines = [Version::V10, Version::V11].map(|version| {
-            let via = if config.via { router.line(version) } else { b"" };
+        let response_lines = [Received::V10, Received::V11, Received::V20].map(|received| {
+            let via = if config.via { router.line(received) } else { b"" };
             [via, hsts.as_bytes()].concat().into_boxed_slice()
         });
         Self {
@@ -127,8 +128,14 @@ impl Listener {
             response_lines,
             hsts_line: hsts.into_bytes().into_boxed_slice(),
             redirect_https: config.redirect_https,
+            http2: config.http2,
             taken: AtomicBool::new(false),
         }
+    }
+
+    /// Whether clients may begin with HTTP/2 (by TLS they agree on it before).
+    pub(crate) fn takes_h2(&self) -> bool {
+        self.http2 && self.tls.is_none()
     }
 
     /// Leaves what comes from now on to another process, which has the same sockets.
@@ -141,21 +148,22 @@ impl Listener {
         &self.router
     }
 
-    /// The `Via` line for a message that came in this version; empty if none is to be added.
-    pub(crate) fn via_line(&self, received: Version) -> &[u8] {
+    /// The `Via` line for a message that came by this protocol; empty if none is to be added.
+    pub(crate) fn via_line(&self, received: Received) -> &[u8] {
         if self.adds_via { self.router.line(received) } else { b"" }
     }
 
-    /// The lines for a response that came in this version.
-    pub(crate) fn response_lines(&self, received: Version) -> &[u8] {
+    /// The lines for a response that came by this protocol.
+    pub(crate) fn response_lines(&self, received: Received) -> &[u8] {
         match received {
-            Version::V10 => &self.response_lines[0],
-            Version::V11 => &self.response_lines[1],
+            Received::V10 => &self.response_lines[0],
+            Received::V11 => &self.response_lines[1],
+            Received::V20 => &self.response_lines[2],
         }
     }
 
     /// The same but for that they are to come by https: the route has its own word on it.
-    pub(crate) fn response_lines_but_hsts(&self, received: Version) -> &[u8] {
+    pub(crate) fn response_lines_but_hsts(&self, received: Received) -> &[u8] {
         let lines = self.response_lines(received);
         &lines[..lines.len() - self.hsts_line.len()]
     }

@@ -193,7 +193,7 @@ async fn refuse(mut client: Client, refused: Refused, host: Option<&str>) {
     );
     match refused.alert {
         // A new socket takes seven bytes, or its client has gone.
-        Some(alert) if client.stream.tcp().try_write(&alert).is_ok() => {
+        Some(alert) if client.stream.tcp().is_some_and(|tcp| tcp.try_write(&alert).is_ok()) => {
             linger(&mut client.stream, &client.timer, LINGER).await;
         }
         _ => client.stream.abort(),

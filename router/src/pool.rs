@@ -247,11 +247,11 @@ mod tests {
     async fn the_connection_used_last_is_taken_first() {
         let (pool, state, far) = (Pool::new(8), EndpointState::new(), Far::new().await);
         let (first, second) = (far.pair(5_000).await, far.pair(5_000).await);
-        let port = second.0.stream.tcp().local_addr().unwrap();
+        let port = second.0.stream.tcp().unwrap().local_addr().unwrap();
         pool.put(&state, first.0, after(0));
         pool.put(&state, second.0, after(0));
         let taken = pool.take(&state, after(0), Care::Once).unwrap();
-        assert_eq!((taken.stream.tcp().local_addr().unwrap(), taken.reused), (port, true));
+        assert_eq!((taken.stream.tcp().unwrap().local_addr().unwrap(), taken.reused), (port, true));
         assert_eq!(pool.len(), 1);
     }
 

@@ -49,7 +49,8 @@ pub(crate) fn answer(asked: Asked, input: &mut Buffer, client: &Stream) -> io::R
     let is_tls = asked == Asked::Tls;
     input.consume(input.len());
     // A new socket has room for a byte.
-    client.tcp().try_write(&[if is_tls { YES } else { NO }])?;
+    let tcp = client.tcp().ok_or(io::ErrorKind::Unsupported)?;
+    tcp.try_write(&[if is_tls { YES } else { NO }])?;
     Ok(is_tls)
 }
 

@@ -16,11 +16,13 @@ mod upload;
 mod waiting;
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use crate::buffer::{self, Buffer};
 use crate::h1::Reason;
+use crate::h2;
 use crate::linger::linger;
 use crate::worker::Client;
 use begin::{Begun, begin};
@@ -41,7 +43,7 @@ struct Conn {
     /// Read and not used: mostly nothing, else the next request.
     input: Buffer,
     /// The peer's address as text.
-    peer: Box<str>,
+    peer: Rc<str>,
     trusted: bool,
 }
 
@@ -58,18 +60,45 @@ enum After {
 
 /// Serves one client, of whom `input` has come already, until its connection ends.
 pub(crate) fn serve(client: Client, input: Buffer) -> impl Future<Output = ()> {
-    let peer = client.peer.to_string().into_boxed_str();
+    let peer = client.peer.to_string().into();
     let trusted = client.listener.trusts(client.peer);
     let mut conn = Conn { client, input, peer, trusted };
     // An argument of an `async fn` would lie in its future twice.
-    async move { requests(&mut conn).await }
+    async move {
+        if requests(&mut conn).await == Turn::Http2 {
+            tokio::task::spawn_local(h2::serve(conn.client, conn.input));
+        }
+    }
 }
 
-async fn requests(conn: &mut Conn) {
+/// Serves one request that came in a stream of its own, by a client that is known already.
+pub(crate) fn serve_one(client: Client, peer: Rc<str>, trusted: bool) -> impl Future<Output = ()> {
+    let mut conn = Conn { client, input: Buffer::default(), peer, trusted };
+    async move {
+        requests(&mut conn).await;
+    }
+}
+
+/// What a connection has turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It is over.
+    Over,
+    /// Its client speaks HTTP/2, and has from the first byte.
+    Http2,
+}
+
+async fn requests(conn: &mut Conn) -> Turn {
     let first_wait = conn.client.worker.timeouts.client_header;
     let mut wait = first_wait;
+    let mut is_first = true;
     loop {
         let after = match next(conn, wait).await {
+            Next::Refuse(refusal)
+                if is_first && refusal.is_of_connection() && begins_http2(conn) =>
+            {
+                return Turn::Http2;
+            }
             Next::Wait(waiting) => Box::pin(waiting.run(conn)).await,
             Next::Forward(mut exchange) => exchange.run(conn).await,
             Next::Refuse(refusal) => refusal.send(conn).await,
@@ -77,14 +106,26 @@ async fn requests(conn: &mut Conn) {
         };
         match after {
             After::Next => wait = conn.client.worker.timeouts.client_idle,
-            After::Close => return,
+            After::Close => return Turn::Over,
             After::Linger => {
                 conn.input = Buffer::default();
                 let Client { stream, timer, .. } = &mut conn.client;
-                return linger(stream, timer, LINGER).await;
+                linger(stream, timer, LINGER).await;
+                return Turn::Over;
             }
         }
+        is_first = false;
     }
+}
+
+/// Whether what is no request of HTTP/1.1 begins a connection of HTTP/2 (RFC 9113 §3.3).
+#[cold]
+fn begins_http2(conn: &Conn) -> bool {
+    // It may be refused before all of the line is there.
+    let line = h2::PREFACE_LINE;
+    let come = conn.input.data();
+    let count = come.len().min(line.len());
+    conn.client.listener.takes_h2() && come[..count] == line[..count]
 }
 
 /// What comes next on a connection.

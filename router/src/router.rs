@@ -328,7 +328,12 @@ fn serving(
             Some(tickets) => tickets,
             none => none.insert(tls::tickets().map_err(failed)?),
         };
-        let serving = Serving::new(settings, listener.protocol, certificates, tickets);
+        let protocols = match (listener.protocol, listener.http2) {
+            (Protocol::Http, true) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            (Protocol::Http, false) => vec![b"http/1.1".to_vec()],
+            (Protocol::Tcp | Protocol::Udp | Protocol::Tls, _) => settings.alpn.clone(),
+        };
+        let serving = Serving::new(settings, protocols, certificates, tickets);
         serving.map(Some).map_err(failed)
     });
     serving.collect()

@@ -1,10 +1,12 @@
-//! The bytes to and from a client or an instance: TCP as it is, or TLS over it. Whoever moves
-//! bytes need not know which; the plain way costs one branch that is always foreseen.
+//! The bytes to and from a client or an instance: TCP as it is, TLS over it, or one stream of an
+//! HTTP/2 connection, which reads and writes as HTTP/1.1. Whoever moves bytes need not know which;
+//! the plain way costs one branch that is always foreseen.
 
 mod secured;
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +15,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::h2::Inbound;
+
 pub(crate) use secured::{Met, Secured};
 
 /// A connection to a client or an instance.
@@ -20,6 +24,8 @@ pub(crate) use secured::{Met, Secured};
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<Secured>),
+    /// A request of a client that speaks HTTP/2.
+    Inbound(Box<Inbound>),
 }
 
 impl From<TcpStream> for Stream {
@@ -29,11 +35,37 @@ impl From<TcpStream> for Stream {
 }
 
 impl Stream {
-    /// The connection below.
-    pub(crate) fn tcp(&self) -> &TcpStream {
+    /// The connection below, if it is this stream's alone.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(secured) => secured.tcp(),
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(secured) => Some(secured.tcp()),
+            Self::Inbound(_) => None,
+        }
+    }
+
+    /// The ends of the connection below as the other side sees them, its own first. None if its
+    /// socket has none any more.
+    pub(crate) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => {
+                let tcp = self.tcp()?;
+                Some((tcp.peer_addr().ok()?, tcp.local_addr().ok()?))
+            }
+            Self::Inbound(inbound) => inbound.ends(),
+        }
+    }
+
+    /// Whether it is a stream of an HTTP/2 connection.
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self, Self::Inbound(_))
+    }
+
+    /// Whether many others share its connection, so that all may have to wait for one reader.
+    pub(crate) fn is_one_of_many(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => false,
+            Self::Inbound(inbound) => inbound.is_one_of_many(),
         }
     }
 
@@ -42,6 +74,15 @@ impl Stream {
         match self {
             Self::Plain(_) => None,
             Self::Tls(secured) => Some(secured.met()),
+            Self::Inbound(inbound) => inbound.met(),
+        }
+    }
+
+    /// Gives away what is known of the other side.
+    pub(crate) fn take_met(&mut self) -> Option<Met> {
+        match self {
+            Self::Tls(secured) => Some(secured.take_met()),
+            Self::Plain(_) | Self::Inbound(_) => None,
         }
     }
 
@@ -50,6 +91,7 @@ impl Stream {
         match self {
             Self::Plain(_) => None,
             Self::Tls(secured) => secured.session().alpn_protocol(),
+            Self::Inbound(inbound) => inbound.met().map(|_| &b"h2"[..]),
         }
     }
 
@@ -59,13 +101,17 @@ impl Stream {
         match self {
             Self::Plain(_) => false,
             Self::Tls(secured) => secured.has_unsent(),
+            // The connection's task brings them on their way.
+            Self::Inbound(_) => false,
         }
     }
 
     /// Makes the coming close a reset: what is lost cannot be taken for a clean end.
     pub(crate) fn abort(&mut self) {
+        // A stream that is dropped before its end is reset.
+        let Some(tcp) = self.tcp() else { return };
         // Fails only on a socket that is closed already.
-        let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
         if let Self::Tls(secured) = self {
             secured.forget_farewell();
         }
@@ -77,13 +123,15 @@ impl Stream {
             // Not `poll_read_ready`: that one says "nothing" to a task that has used up its turn.
             Self::Plain(tcp) => tcp.try_io(Interest::READABLE, || Ok(())).is_err(),
             Self::Tls(secured) => secured.is_quiet(),
+            Self::Inbound(_) => false,
         }
     }
 
     /// The kernel has neither an end nor bytes for us.
     pub(crate) fn is_open(&self) -> bool {
+        let Some(tcp) = self.tcp() else { return false };
         let mut byte = [MaybeUninit::uninit()];
-        match SockRef::from(self.tcp()).peek(&mut byte) {
+        match SockRef::from(tcp).peek(&mut byte) {
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
             Ok(_) => false,
         }
@@ -101,6 +149,7 @@ impl Stream {
                 })
             }
             Self::Tls(secured) => secured.poll_news(cx),
+            Self::Inbound(inbound) => inbound.poll_news(cx),
         }
     }
 }
@@ -124,6 +173,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, room),
             Self::Tls(secured) => secured.poll_read(cx, room),
+            Self::Inbound(inbound) => inbound.poll_read(cx, room),
         }
     }
 }
@@ -138,6 +188,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Tls(secured) => secured.poll_write(cx, &[IoSlice::new(bytes)]),
+            Self::Inbound(inbound) => inbound.poll_write(cx, bytes),
         }
     }
 
@@ -150,6 +201,10 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
             Self::Tls(secured) => secured.poll_write(cx, parts),
+            Self::Inbound(inbound) => {
+                let part = parts.iter().find(|part| !part.is_empty());
+                inbound.poll_write(cx, part.map_or(&[], |part| part))
+            }
         }
     }
 
@@ -160,7 +215,7 @@ impl AsyncWrite for Stream {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::Inbound(_) => Poll::Ready(Ok(())),
             Self::Tls(secured) => secured.poll_send(cx),
         }
     }
@@ -169,6 +224,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(secured) => secured.poll_shutdown(cx),
+            Self::Inbound(inbound) => Poll::Ready(inbound.shut_down()),
         }
     }
 }

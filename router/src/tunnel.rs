@@ -52,7 +52,7 @@ impl Pipe {
     }
 
     /// Passes bytes on until the source has ended and the sink knows, or is about to: where both
-    /// directions have ended, closing a socket says so too, and costs nothing more.
+    /// directions have ended, closing a plain socket says so too, and costs nothing more.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -69,12 +69,14 @@ impl Pipe {
                 self.buffer.consume(count);
                 self.count(count);
             } else if let Some(conduit) = self.conduit.as_mut().filter(|one| one.holds_some()) {
-                let count = ready!(conduit.poll_drain(cx, to.tcp())).map_err(|_| Broken::Sink)?;
+                // Only between two sockets is it filled.
+                let Stream::Plain(sink) = &*to else { return Poll::Ready(Err(Broken::Sink)) };
+                let count = ready!(conduit.poll_drain(cx, sink)).map_err(|_| Broken::Sink)?;
                 self.count(count);
             } else if to.has_unsent() {
                 ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Broken::Sink)?;
             } else if self.source_ended {
-                if !is_last || matches!(to, Stream::Tls(_)) {
+                if !is_last || !matches!(to, Stream::Plain(_)) {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broken::Sink)?;
                 }
                 self.over = true;

@@ -32,11 +32,24 @@ pub(crate) struct Own {
     owner: Option<Name>,
 }
 
+impl Own {
+    /// What is known of a client that a proxy in front has named.
+    pub(crate) fn named(ends: Ends) -> Self {
+        Self { named: Some(ends), ..Self::default() }
+    }
+}
+
 /// Under which name the pool keeps connections; they are closed when it goes.
 #[derive(Debug)]
-struct Name {
+pub(crate) struct Name {
     owner: Owner,
     worker: Rc<Worker>,
+}
+
+impl Name {
+    pub(crate) fn new(worker: &Rc<Worker>) -> Self {
+        Self { owner: worker.pool.new_owner(), worker: Rc::clone(worker) }
+    }
 }
 
 impl Drop for Name {
@@ -51,10 +64,7 @@ pub(crate) fn kept(client: &Client, picked: &Endpoint, care: Care) -> Option<Ups
     let worker = &client.worker;
     match picked.proxy_protocol {
         None => worker.pool.take(&picked.state, worker.wheel.now(), care),
-        Some(_) => {
-            let owner = client.own.as_ref()?.owner.as_ref()?.owner;
-            worker.pool.take_own(owner, &picked.state, worker.wheel.now())
-        }
+        Some(_) => worker.pool.take_own(owner(client)?, &picked.state, worker.wheel.now()),
     }
 }
 
@@ -66,12 +76,21 @@ pub(crate) fn keep(client: &mut Client, picked: &Endpoint, upstream: Upstream) {
         None => worker.pool.put(&picked.state, upstream, worker.wheel.now()),
         Some(_) => {
             let own = client.own.get_or_insert_default();
-            let name = own.owner.get_or_insert_with(|| Name {
-                owner: worker.pool.new_owner(),
-                worker: Rc::clone(worker),
-            });
-            worker.pool.put_own(name.owner, &picked.state, upstream, worker.wheel.now());
+            let owner = match &client.stream {
+                // It may be kept for the other requests of the connection.
+                Stream::Inbound(inbound) => inbound.name().owner,
+                _ => own.owner.get_or_insert_with(|| Name::new(worker)).owner,
+            };
+            worker.pool.put_own(owner, &picked.state, upstream, worker.wheel.now());
         }
+    }
+}
+
+/// Under which name connections for the client are kept, if any are.
+fn owner(client: &Client) -> Option<Owner> {
+    match &client.stream {
+        Stream::Inbound(inbound) => Some(inbound.name().owner),
+        _ => Some(client.own.as_ref()?.owner.as_ref()?.owner),
     }
 }
 
@@ -125,10 +144,7 @@ fn ends(client: &Client) -> Option<Ends> {
         return Some(named);
     }
     // A socket for both families writes IPv4 addresses as IPv6 ones.
-    let canonical = |addr: io::Result<SocketAddr>| {
-        addr.ok().map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()))
-    };
-    let source = canonical(client.stream.tcp().peer_addr())?;
-    let destination = canonical(client.stream.tcp().local_addr())?;
-    Some(Ends { source, destination })
+    let canonical = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
+    let (source, destination) = client.stream.ends()?;
+    Some(Ends { source: canonical(source), destination: canonical(destination) })
 }

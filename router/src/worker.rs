@@ -126,7 +126,8 @@ pub(crate) struct Client {
     pub(crate) listener: Arc<Listener>,
     pub(crate) timer: Timer,
     pub(crate) worker: Rc<Worker>,
-    _open: Open,
+    /// None for a stream: its connection is what is open.
+    pub(crate) open: Option<Open>,
 }
 
 impl Client {
@@ -142,14 +143,14 @@ impl Client {
                 Ok(Self { stream, ..self })
             }
             // Nobody shakes hands twice.
-            Stream::Tls(_) => Err(tls::Outcome::Malformed),
+            Stream::Tls(_) | Stream::Inbound(_) => Err(tls::Outcome::Malformed),
         }
     }
 }
 
 /// What counts a connection as open while it is held.
 #[derive(Debug)]
-struct Open {
+pub(crate) struct Open {
     listener: Arc<Listener>,
     worker: Rc<Worker>,
     /// What it counts for, if sources are limited.
@@ -366,7 +367,7 @@ impl Worker {
             listener: Arc::clone(listener),
             timer: self.wheel.timer(),
             worker: Rc::clone(self),
-            _open: Open { listener: Arc::clone(listener), worker: Rc::clone(self), source },
+            open: Some(Open { listener: Arc::clone(listener), worker: Rc::clone(self), source }),
         }
     }
 }

@@ -119,6 +119,7 @@ pub(super) struct ListenerFile {
     pub(super) proxy_protocol: Option<Spanned<ProxyHeader>>,
     pub(super) tls: Option<Spanned<TlsFile>>,
     pub(super) redirect_https: Option<Spanned<u16>>,
+    pub(super) http2: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Deserialize)]

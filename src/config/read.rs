@@ -202,6 +202,7 @@ impl<'a> Reader<'a> {
             let proxy_protocol = self.proxy_protocol(&file)?;
             self.fits_udp(&file)?;
             let redirect_https = self.redirect_https(&file)?;
+            let http2 = self.http2(&file)?;
             self.fits_passthrough(&file)?;
             let protocol = file.protocol;
             let tls = file.tls.map(|tls| self.tls(tls.into_inner(), protocol)).transpose()?;
@@ -215,6 +216,7 @@ impl<'a> Reader<'a> {
                     proxy_protocol,
                     tls,
                     redirect_https,
+                    http2,
                 },
                 place,
             ));

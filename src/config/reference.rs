@@ -273,10 +273,17 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row(
         "[[listeners]]",
+        "http2",
+        "true",
+        "true, false",
+        "Clients may speak HTTP/2: over TLS they agree on it (ALPN), without TLS they begin with it. See docs/HTTP2.md.",
+    ),
+    row(
+        "[[listeners]]",
         "tls",
         "off",
         "{} or keys of [listeners.tls]",
-        "Clients come by TLS: 1.3 or 1.2, with a certificate of [[certificates]] for the host that they name. HTTP/1.1 is spoken in it.",
+        "Clients come by TLS: 1.3 or 1.2, with a certificate of [[certificates]] for the host that they name. HTTP/2 and HTTP/1.1 are spoken in it.",
     ),
     row(
         "[listeners.tls]",

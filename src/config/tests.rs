@@ -459,6 +459,8 @@ fn what_is_wrong_with_tls_is_said_where_it_stands() {
         ("protocol = \"tls\"\nredirect_https = 443", "listener has no requests to redirect"),
         ("tls = { alpn = [\"h2\"] }", ":6:16: alpn is for a TCP listener"),
         ("protocol = \"tcp\"\ntls = { alpn = [] }", ":7:16: alpn has no name"),
+        ("protocol = \"tcp\"\nhttp2 = true", ":7:9: only a listener of HTTP speaks HTTP/2"),
+        ("http2 = \"yes\"", "invalid type"),
         ("tls = { client_certificates = \"optional\" }", "without client_ca_file"),
         ("tls = { client_ca_file = \"/nowhere/ca.pem\" }", "there is no file /nowhere/ca.pem"),
         ("tls = { version_min = \"1.1\" }", "unknown variant `1.1`, expected `1.2` or `1.3`"),

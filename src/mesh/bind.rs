@@ -275,6 +275,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
         proxy_protocol: listener.proxy_protocol,
         tls: listener.tls.clone(),
         redirect_https: listener.redirect_https,
+        http2: listener.http2,
     };
     let listeners = config.listeners.iter().map(listener).collect();
     let mut router = portolan_router::Config::new(listeners);

@@ -127,6 +127,26 @@ impl BodyState {
         Ok(Payload { data, taken, done: self.is_done() })
     }
 
+    /// Goes over framing, to the next content or the end of the body; the bytes used up.
+    pub(crate) fn framing(&mut self, input: &[u8]) -> Result<usize, Reason> {
+        match &mut self.state {
+            State::Chunked(chunks) => {
+                chunks.framing(input).map_err(|error| self.side.reason(error))
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// Bytes of content that follow at once.
+    pub(crate) fn content_left(&self) -> u64 {
+        match &self.state {
+            State::Done => 0,
+            State::Length(left) => *left,
+            State::Chunked(chunks) => chunks.data_left(),
+            State::Close => u64::MAX,
+        }
+    }
+
     /// Counts bytes of a body without chunks, and says how many of `len` belong to it.
     fn count(&mut self, len: usize) -> usize {
         let taken = match &mut self.state {

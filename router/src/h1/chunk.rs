@@ -168,6 +168,27 @@ impl Chunks {
         Ok(step)
     }
 
+    /// Goes over what is not data, to the next data or the end of the body; the bytes used up.
+    pub(super) fn framing(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
+        let mut taken = 0;
+        while taken < input.len() && !matches!(self.at, At::Data | At::Done) {
+            let rest = &input[taken..];
+            match self.at {
+                At::Trailer => taken += self.hold_trailer(rest)?,
+                _ => {
+                    self.at = self.after(rest[0])?;
+                    taken += usize::from(self.at != At::Trailer);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Bytes of data that follow at once.
+    pub(super) fn data_left(&self) -> u64 {
+        if self.at == At::Data { self.left } else { 0 }
+    }
+
     /// The state behind one byte that is neither data nor in a trailer.
     fn after(&mut self, byte: u8) -> Result<At, ChunkError> {
         Ok(match (self.at, byte) {

@@ -43,11 +43,31 @@ impl ViaName {
     }
 }
 
+/// The protocol that a message came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// HTTP/1.0
+    V10,
+    /// HTTP/1.1
+    V11,
+    /// HTTP/2
+    V20,
+}
+
+impl From<Version> for Received {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::V10 => Self::V10,
+            Version::V11 => Self::V11,
+        }
+    }
+}
+
 /// One router as messages name it, its lines made once.
 #[derive(Debug, Clone)]
 pub struct Via {
     pseudonym: Box<str>,
-    lines: [Box<[u8]>; 2],
+    lines: [Box<[u8]>; 3],
 }
 
 impl Via {
@@ -60,7 +80,7 @@ impl Via {
         let pseudonym = format!("{}-{:012x}", name.as_str(), tag & 0xffff_ffff_ffff);
         let line =
             |version| format!("Via: {version} {pseudonym}\r\n").into_bytes().into_boxed_slice();
-        Self { lines: [line("1.0"), line("1.1")], pseudonym: pseudonym.into_boxed_str() }
+        Self { lines: ["1.0", "1.1", "2.0"].map(line), pseudonym: pseudonym.into_boxed_str() }
     }
 
     /// The name that no other router has.
@@ -68,11 +88,12 @@ impl Via {
         &self.pseudonym
     }
 
-    /// The line to add to a message that came in this version.
-    pub fn line(&self, received: Version) -> &[u8] {
+    /// The line to add to a message that came by this protocol.
+    pub fn line(&self, received: Received) -> &[u8] {
         match received {
-            Version::V10 => &self.lines[0],
-            Version::V11 => &self.lines[1],
+            Received::V10 => &self.lines[0],
+            Received::V11 => &self.lines[1],
+            Received::V20 => &self.lines[2],
         }
     }
 
@@ -123,8 +144,9 @@ mod tests {
     #[test]
     fn the_line_says_how_the_message_came() {
         assert_eq!(via().pseudonym(), "portolan-0123456789ab");
-        assert_eq!(via().line(Version::V11), b"Via: 1.1 portolan-0123456789ab\r\n");
-        assert_eq!(via().line(Version::V10), b"Via: 1.0 portolan-0123456789ab\r\n");
+        assert_eq!(via().line(Version::V11.into()), b"Via: 1.1 portolan-0123456789ab\r\n");
+        assert_eq!(via().line(Version::V10.into()), b"Via: 1.0 portolan-0123456789ab\r\n");
+        assert_eq!(via().line(Received::V20), b"Via: 2.0 portolan-0123456789ab\r\n");
     }
 
     #[test]

@@ -17,7 +17,8 @@ use crate::compress::Wish;
 use crate::deadline::Tick;
 use crate::endpoint::InFlight;
 use crate::h1::{
-    BodyFraming, Forward, Limits, Method, Reason, Request, RequestFacts, Scheme, parse_request,
+    BodyFraming, Forward, Limits, Method, Reason, Received, Request, RequestFacts, Scheme,
+    parse_request,
 };
 use crate::metrics::ServiceMetrics;
 use crate::mirror::Copy;
@@ -133,7 +134,7 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
         Ok((route, Chosen::Picked(picked))) => {
             let may_get_cookie = picked.cookie.is_some();
             let order = order(conn, &request, id, json, started, route, may_get_cookie);
-            Begun::Forward(Box::new(Exchange::new(order, picked, started, worker)))
+            Begun::Forward(Box::new(Exchange::new(order, picked, started, &conn.client)))
         }
         Ok((route, Chosen::Full(full))) => {
             let order = order(conn, &request, id, json, started, route, true);
@@ -346,12 +347,17 @@ fn write_head(
     let fallback;
     let authority_fallback = if request.host().is_empty() {
         // Only an HTTP/1.0 client gets here: the socket is asked for the address it reached.
-        fallback = conn.client.stream.tcp().local_addr().unwrap_or(local).to_string();
+        let ends = conn.client.stream.ends();
+        fallback = ends.map_or(local, |(_, local)| local).to_string();
         fallback.as_str()
     } else {
         ""
     };
     let met = conn.client.stream.met();
+    let received = match conn.client.stream.is_h2() {
+        false => request.facts().version.into(),
+        true => Received::V20,
+    };
     let forward = Forward {
         peer: &conn.peer,
         peer_trusted: conn.trusted,
@@ -360,7 +366,7 @@ fn write_head(
         request_id: id.as_bytes(),
         request_start_ms: conn.client.worker.request_start_ms(),
         authority_fallback,
-        via: conn.client.listener.via_line(request.facts().version),
+        via: conn.client.listener.via_line(received),
         client_lines: met.map_or(b"", |met| &met.client_lines),
         rewrite: route.rewrite(),
     };

@@ -114,9 +114,9 @@ pub(super) struct Download {
 }
 
 impl Download {
-    pub(super) fn new(worker: &Worker) -> Self {
+    pub(super) fn new(worker: &Worker, buffer: Buffer) -> Self {
         Self {
-            buffer: Buffer::default(),
+            buffer,
             outbox: Outbox::default(),
             spent: 0,
             stage: Stage::Head,
@@ -307,16 +307,17 @@ impl Download {
             return Ok(true);
         }
         let date = asked.worker.clock.date();
+        let received = response.version().into();
         let both;
         let cookie = asked.picked.new_cookie().map_or(&b""[..], |it| it.line(asked.is_secure));
         let (via, line) = match asked.hsts_line {
-            None => (asked.listener.response_lines(response.version()), cookie),
+            None => (asked.listener.response_lines(received), cookie),
             Some(hsts) if cookie.is_empty() => {
-                (asked.listener.response_lines_but_hsts(response.version()), hsts)
+                (asked.listener.response_lines_but_hsts(received), hsts)
             }
             Some(hsts) => {
                 both = [hsts, cookie].concat();
-                (asked.listener.response_lines_but_hsts(response.version()), &both[..])
+                (asked.listener.response_lines_but_hsts(received), &both[..])
             }
         };
         let deliver = Deliver {

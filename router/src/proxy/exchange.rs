@@ -18,6 +18,7 @@ use super::reply::{Answer, Asker, Form};
 use super::upload::{Sending, Upload};
 use super::{After, Conn};
 use crate::balance::{Key, Tried};
+use crate::buffer::Buffer;
 use crate::clock::us_at;
 use crate::compress::Wish;
 use crate::deadline::{Tick, Timer};
@@ -82,7 +83,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// `asked` is when the instance was picked.
-    pub(super) fn new(order: Order, picked: InFlight, asked: Instant, worker: &Worker) -> Self {
+    pub(super) fn new(order: Order, picked: InFlight, asked: Instant, client: &Client) -> Self {
         let Order { facts, id, json, started, ends, route, upload, is_secure, wish } = order;
         Self {
             facts,
@@ -97,8 +98,8 @@ impl Exchange {
             retries: 0,
             ends,
             upload,
-            pace: Pace::new(worker.wheel.now()),
-            download: Download::new(worker),
+            pace: Pace::new(client.worker.wheel.now()),
+            download: download(client),
             is_secure,
             wish,
             takes_any: false,
@@ -409,7 +410,7 @@ impl Exchange {
         self.picked.metrics.retries.inc();
         self.retries += 1;
         self.upload.rewind();
-        self.download = Download::new(&conn.client.worker);
+        self.download = download(&conn.client);
     }
 
     /// Keeps the connection of a rejected answer if nothing of that is left on it.
@@ -503,6 +504,11 @@ impl Exchange {
         client.worker.metrics.ended(reason);
         After::Close
     }
+}
+
+fn download(client: &Client) -> Download {
+    let buffer = if client.stream.is_one_of_many() { Buffer::small() } else { Buffer::default() };
+    Download::new(&client.worker, buffer)
 }
 
 fn is_out_of_time(ends: Option<Tick>, timer: &Timer) -> bool {

@@ -48,6 +48,11 @@ impl Refusal {
         Self { reason: Some(reason), location: None, request: None, form: Form::default() }
     }
 
+    /// Whether what was sent is no request.
+    pub(super) fn is_of_connection(&self) -> bool {
+        self.request.is_none()
+    }
+
     /// A request that cannot be sent on.
     pub(super) fn of_request(
         reason: Reason,

@@ -23,7 +23,7 @@ impl Waiting {
         match queue::wait(&mut conn.client, &full, order.ends).await {
             Ok(picked) => {
                 let mut exchange =
-                    Box::new(Exchange::new(order, picked, worker::now(), &conn.client.worker));
+                    Box::new(Exchange::new(order, picked, worker::now(), &conn.client));
                 exchange.run(conn).await
             }
             Err(Reason::ClientGone) => {

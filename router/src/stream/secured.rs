@@ -79,6 +79,10 @@ impl Secured {
         self.met = met;
     }
 
+    pub(crate) fn take_met(&mut self) -> Met {
+        std::mem::take(&mut self.met)
+    }
+
     /// Leaves the other side without the word that everything was sent.
     pub(crate) fn forget_farewell(&mut self) {
         self.says_goodbye = false;

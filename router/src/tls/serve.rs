@@ -18,7 +18,7 @@ use crate::h1::Reason;
 use crate::postgres::{self, Asked};
 use crate::stream::{Met, Stream};
 use crate::worker::{Client, Worker};
-use crate::{proxy, shed, tcp};
+use crate::{h2, proxy, shed, tcp};
 
 /// Handshakes that one worker has under way. Each holds some KiB, and its client a secret that it
 /// made for it; a client that is served later is served all the same.
@@ -156,6 +156,9 @@ pub(crate) async fn serve(client: Client, input: Buffer) {
             Ok((client, outcome)) => {
                 worker.metrics.shaken(outcome);
                 match client.listener.protocol {
+                    Protocol::Http if client.stream.agreed_protocol() == Some(b"h2") => {
+                        tokio::task::spawn_local(h2::serve(client, Buffer::default()))
+                    }
                     Protocol::Http => {
                         tokio::task::spawn_local(proxy::serve(client, Buffer::default()))
                     }
@@ -191,7 +194,9 @@ async fn shaken(mut client: Client, mut input: Buffer) -> Result<(Client, Outcom
     };
     let name: Option<Box<str>> = accepted.client_hello().server_name().map(Box::from);
     let Some(shown) = serving.shows(name.as_deref()) else {
-        let _ = client.stream.tcp().try_write(&UNRECOGNIZED_NAME);
+        if let Some(tcp) = client.stream.tcp() {
+            let _ = tcp.try_write(&UNRECOGNIZED_NAME);
+        }
         log(&client, Outcome::UnknownName, &name.as_deref().unwrap_or("no name"));
         return Err(Outcome::UnknownName);
     };
@@ -315,8 +320,10 @@ fn waiting<T>(client: &Client, cx: &mut std::task::Context<'_>) -> Poll<Result<T
 /// Says a last word, as far as the socket takes it now.
 fn say(client: &Client, write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) {
     let mut bytes = Vec::new();
-    if write(&mut bytes).is_ok() {
-        let _ = client.stream.tcp().try_write(&bytes);
+    if write(&mut bytes).is_ok()
+        && let Some(tcp) = client.stream.tcp()
+    {
+        let _ = tcp.try_write(&bytes);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_discovery::model::{CertificateName, Protocol};
+use portolan_discovery::model::CertificateName;
 use rustls::ServerConfig;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
@@ -25,11 +25,11 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// With tickets of `tickets`, which all listeners share: a client that was here comes back to
-    /// any worker.
+    /// Agrees on the first of `protocols` that the client has. With tickets of `tickets`, which all
+    /// listeners share: a client that was here comes back to any worker.
     pub(crate) fn new(
         settings: &TlsSettings,
-        protocol: Protocol,
+        protocols: Vec<Vec<u8>>,
         certificates: &Arc<Certificates>,
         tickets: &Arc<dyn ProducesTickets>,
     ) -> Result<Self, rustls::Error> {
@@ -61,11 +61,7 @@ impl Serving {
         // Tickets hold what a session needs; the alternative is a store that workers lock.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Arc::clone(tickets);
-        if protocol == Protocol::Http {
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        } else {
-            config.alpn_protocols.clone_from(&settings.alpn);
-        }
+        config.alpn_protocols = protocols;
         Ok(Self {
             config: Arc::new(config),
             handshake_timeout: settings.handshake_timeout,

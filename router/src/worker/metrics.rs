@@ -8,6 +8,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::greet::Outcome;
 use crate::h1::Reason;
+use crate::h2::Flood;
 use crate::metrics::Metrics;
 use crate::mirror;
 use crate::passthrough;
@@ -39,6 +40,16 @@ pub const COMPRESSED: &str = "portolan_router_compressed_total";
 pub const COMPRESSED_BYTES: &str = "portolan_router_compressed_bytes_total";
 /// Responses that were not compressed because memory was scarce.
 pub const NOT_COMPRESSED: &str = "portolan_router_not_compressed_total";
+/// Connections of clients that spoke HTTP/2.
+pub const H2_CONNECTIONS: &str = "portolan_router_h2_connections_total";
+/// Requests of such connections, also those that were taken back before they were looked at.
+pub const H2_STREAMS: &str = "portolan_router_h2_streams_total";
+/// Streams of such connections that were reset, by who did it: the `client` or the `router`.
+pub const H2_RESETS: &str = "portolan_router_h2_resets_total";
+/// Goodbyes to such clients (GOAWAY), by the code of RFC 9113.
+pub const H2_GOAWAYS: &str = "portolan_router_h2_goaways_total";
+/// Such connections that were ended because their clients flooded them, by kind.
+pub const H2_FLOODS: &str = "portolan_router_h2_floods_total";
 /// Bytes of buffers that hold something under way, as of the last tenth of a second.
 pub const BUFFER_BYTES: &str = "portolan_router_buffer_bytes";
 /// Bytes of TCP connections and tunnels that passed without a copy, as of the last tenth of a
@@ -55,6 +66,7 @@ pub(crate) struct WorkerMetrics {
     mirrored: [IntCounter; mirror::Outcome::ALL.len()],
     shaken: [IntCounter; tls::Outcome::ALL.len()],
     passed_on: [IntCounter; passthrough::Outcome::ALL.len()],
+    pub(crate) h2: H2Metrics,
     pub(crate) compressed: [CompressMetrics; Coding::ALL.len()],
     pub(crate) not_compressed: IntCounter,
     pub(crate) buffer_bytes: IntGauge,
@@ -63,6 +75,64 @@ pub(crate) struct WorkerMetrics {
     pub(crate) panics: IntCounter,
     pub(crate) upstream_opened: IntCounter,
     pub(crate) upstream_reused: IntCounter,
+}
+
+/// The codes of GOAWAY, in the order of their numbers (RFC 9113 §7).
+const H2_CODES: [&str; 14] = [
+    "no_error",
+    "protocol_error",
+    "internal_error",
+    "flow_control_error",
+    "settings_timeout",
+    "stream_closed",
+    "frame_size_error",
+    "refused_stream",
+    "cancel",
+    "compression_error",
+    "connect_error",
+    "enhance_your_calm",
+    "inadequate_security",
+    "http_1_1_required",
+];
+
+/// The handles of clients that speak HTTP/2.
+#[derive(Debug)]
+pub(crate) struct H2Metrics {
+    pub(crate) connections: IntCounter,
+    pub(crate) streams: IntCounter,
+    pub(crate) resets_received: IntCounter,
+    pub(crate) resets_sent: IntCounter,
+    goaways: [IntCounter; H2_CODES.len()],
+    floods: [IntCounter; Flood::ALL.len()],
+}
+
+impl H2Metrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let resets = counters(registry, H2_RESETS, "Streams reset.", &["by"])?;
+        let goaways = counters(registry, H2_GOAWAYS, "Goodbyes to HTTP/2 clients.", &["code"])?;
+        let floods = counters(registry, H2_FLOODS, "HTTP/2 connections that flooded.", &["kind"])?;
+        Ok(Self {
+            connections: counter(registry, H2_CONNECTIONS, "Connections that spoke HTTP/2.")?,
+            streams: counter(registry, H2_STREAMS, "Requests of HTTP/2 connections.")?,
+            resets_received: resets.with_label_values(&["client"]),
+            resets_sent: resets.with_label_values(&["router"]),
+            goaways: H2_CODES.map(|code| goaways.with_label_values(&[code])),
+            floods: Flood::ALL.map(|flood| floods.with_label_values(&[flood.as_str()])),
+        })
+    }
+
+    /// Counts one goodbye.
+    pub(crate) fn goaway(&self, code: u32) {
+        let index = usize::try_from(code).unwrap_or(usize::MAX);
+        if let Some(counter) = self.goaways.get(index) {
+            counter.inc();
+        }
+    }
+
+    /// Counts one connection that was flooded.
+    pub(crate) fn flooded(&self, flood: Flood) {
+        self.floods[flood as usize].inc();
+    }
 }
 
 /// The handles of one coding.
@@ -140,6 +210,7 @@ impl WorkerMetrics {
             shaken: tls::Outcome::ALL.map(|outcome| shaken.with_label_values(&[outcome.as_str()])),
             passed_on: passthrough::Outcome::ALL
                 .map(|outcome| passed_on.with_label_values(&[outcome.as_str()])),
+            h2: H2Metrics::register(registry)?,
             compressed: CompressMetrics::register(registry)?,
             not_compressed: counter(
                 registry,
@@ -152,11 +223,7 @@ impl WorkerMetrics {
                 SPLICED_BYTES,
                 "Bytes of TCP connections and tunnels that passed without a copy.",
             )?,
-            accept_errors: counter(
-                registry,
-                ACCEPT_ERRORS,
-                "Connections that could not be accepted.",
-            )?,
+            accept_errors: counter(registry, ACCEPT_ERRORS, "Connections not accepted.")?,
             panics: counter(registry, WORKER_PANICS, "Panics in workers and connections.")?,
             upstream_opened: upstreams.with_label_values(&["opened"]),
             upstream_reused: upstreams.with_label_values(&["reused"]),

@@ -94,6 +94,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.0.get_ref()
     }
 
+    /// The same for writing what no wait of ours is for.
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.0.get_mut()
+    }
+
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         within("room to send", self.0.get_mut().write_all(bytes.as_ref())).await.unwrap();
     }

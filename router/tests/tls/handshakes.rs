@@ -204,7 +204,7 @@ async fn only_what_is_served_is_offered() {
     let (rig, _instance) = rig(|_| {}).await;
     rig.router.certificates().publish(set(&[&pem]));
     let mut config = client(&authority);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h3".to_vec(), b"http/1.1".to_vec()];
     let stream = shake(rig.http, config, "a.test").await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     let mut config = client(&authority);

@@ -58,6 +58,7 @@ impl Reader<'_> {
             proxy_protocol: ProxyProtocol::Off,
             tls: None,
             redirect_https: None,
+            http2: false,
         };
         Ok(ports.ports().map(|port| (listener(port), wanted.span())).collect())
     }

@@ -120,6 +120,17 @@ impl Reader<'_> {
         ClientCertificates::of(&pem, required).map_err(|error| wrong(&error))
     }
 
+    pub(super) fn http2(&self, file: &ListenerFile) -> Result<bool, ConfigError> {
+        let Some(http2) = &file.http2 else { return Ok(true) };
+        match file.protocol {
+            Protocol::Http => Ok(*http2.get_ref()),
+            Protocol::Tcp | Protocol::Udp | Protocol::Tls => {
+                let what = "only a listener of HTTP speaks HTTP/2";
+                Err(self.source.at(http2.span(), what.to_owned(), "remove http2"))
+            }
+        }
+    }
+
     pub(super) fn redirect_https(&self, file: &ListenerFile) -> Result<Option<u16>, ConfigError> {
         let Some(port) = &file.redirect_https else { return Ok(None) };
         let what = match (port.get_ref(), &file.tls, file.protocol) {
