@@ -96,8 +96,10 @@ pub fn read(bytes: &[u8]) -> Result<Hello, BadHello> {
     }
 }
 
+type Halves<'b> = (&'b [u8], &'b [u8]);
+
 /// The content of the next record, and what follows it.
-fn fragment(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, BadHello> {
+fn fragment(bytes: &[u8]) -> Result<Option<Halves<'_>>, BadHello> {
     match bytes {
         [] => return Ok(None),
         [RECORD_HANDSHAKE, major, ..] if *major != 3 => return Err(BadHello::NotTls),

@@ -452,6 +452,8 @@ fn a_port_has_one_route_and_one_that_is_free_is_given() {
             desk.commands.put_route_on_port(e, &ports)
         )
     };
-    let (d, e) = done(both);
+    desk.store.hesitate();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (d, e) = runtime.block_on(both);
     assert_ne!(d.unwrap().value.listener, e.unwrap().value.listener);
 }

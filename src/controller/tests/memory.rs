@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,8 @@ use portolan_discovery::store::{Compare, Op, Outcome, Status, Store, StoreError,
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     inner: Mutex<Inner>,
+    /// Whoever reads many keys is held up behind it, so that others get in between.
+    hesitates: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +53,10 @@ impl Memory {
             (*revision, events.cloned().collect::<Vec<_>>())
         });
         below.filter(|(_, events)| !events.is_empty()).collect()
+    }
+
+    pub(super) fn hesitate(&self) {
+        self.hesitates.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn set_down(&self, down: bool) {
@@ -99,7 +106,11 @@ impl Memory {
 #[async_trait]
 impl Store for Memory {
     async fn snapshot(&self, prefix: &str) -> Result<(Vec<Kv>, Revision), StoreError> {
-        Ok(self.all(prefix))
+        let all = self.all(prefix);
+        if self.hesitates.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+        Ok(all)
     }
 
     async fn get(&self, key: &str) -> Result<Option<Kv>, StoreError> {
