@@ -167,7 +167,9 @@ impl Limits {
         pipes_max: 128,
         // That of Kestrel and IIS: a tenth of what the slowest mobile links do.
         body_rate_min: 240,
-        upstream_idle_max: 64,
+        // What a few multiplexing clients have under way: less, and each burst of theirs would close
+        // connections and open them again.
+        upstream_idle_max: 256,
         retries_max: 2,
     };
 }
