@@ -1,6 +1,7 @@
 //! The admin listener: API, events, logs, metrics and readiness. Reads what the node serves,
 //! writes through the controller's commands. Knows nothing of how parts are started.
 
+mod cache;
 mod error;
 mod events;
 mod explain;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::controller::{Commands, Controller};
 use crate::live::{Live, OpenedStore, Predecessors, Readiness, Upgrades};
 
+pub use cache::{CacheClearCall, CacheClearView};
 pub use error::{ApiError, ErrorBody};
 pub use guard::{Token, TokenError};
 pub use listen::serve;
@@ -108,6 +110,7 @@ fn routes(context: Arc<Context>) -> Router {
         .route("/v1/events", get(events::events))
         .route("/v1/wait", get(read::wait))
         .route("/v1/upgrade", post(upgrade::upgrade))
+        .route("/v1/cache/clear", post(cache::clear))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document));
     Router::new()

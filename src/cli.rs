@@ -4,6 +4,7 @@
 mod args;
 mod ask;
 mod authority;
+mod cache;
 mod change;
 mod client;
 mod start;
@@ -87,6 +88,7 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
         Command::Route { command: RouteCommand::Explain(explain) } => {
             ask::explain(&client, json, &explain).await
         }
+        Command::Cache { command } => cache::run(&client, json, command).await,
         Command::Certs => ask::certs(&client, json).await,
         Command::Nodes => ask::nodes(&client, json).await,
         Command::Apps { app: None } => ask::apps(&client, json).await,

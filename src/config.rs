@@ -3,6 +3,7 @@
 //! A [`Config`] that was read needs no further validation of its own content; what depends on
 //! the machine (ports, files, peers) is found by binding. Knows nothing of running parts.
 
+mod cache;
 mod compress;
 mod error;
 mod file;
@@ -128,6 +129,7 @@ pub struct RouterSettings {
     pub connections_per_source_max: Option<usize>,
     pub udp_sessions_max: Option<usize>,
     pub buffer_bytes_max: Option<usize>,
+    pub cache_bytes_max: Option<usize>,
     pub via_name: Option<ViaName>,
     pub request_start: Option<bool>,
 }

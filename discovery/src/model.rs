@@ -27,8 +27,8 @@ pub use node::{Node, PortRange, RouterAck};
 pub use overrule::{Override, Scope, Word};
 pub use record::{Event, Kv, LeaseId, Revision};
 pub use route::{
-    Backend, Coding, CompressRule, Host, HostPattern, Hsts, HttpRule, HttpsRule, PathPattern,
-    Predicates, RetryRule, Rewrite, Route, RouteTimeouts, Rule, TlsRule,
+    Backend, CacheRule, CacheWish, Coding, CompressRule, Host, HostPattern, Hsts, HttpRule,
+    HttpsRule, PathPattern, Predicates, RetryRule, Rewrite, Route, RouteTimeouts, Rule, TlsRule,
 };
 pub use service::{
     Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, ProxyVersion, Service,

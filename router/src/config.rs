@@ -183,6 +183,9 @@ impl Default for Limits {
 // A default beyond what can be noted would try an instance twice.
 const _: () = assert!(Limits::DEFAULT.retries_max <= RETRIES_MAX);
 
+/// Default of [`Config::cache_bytes_max`]: some thousands of pages.
+pub const CACHE_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+
 /// Default longest wait of a drain for what is under way.
 pub const DRAIN: Duration = Duration::from_secs(30);
 
@@ -225,6 +228,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The limits.
     pub limits: Limits,
+    /// Bytes that the cache of all workers holds; 0 keeps nothing.
+    pub cache_bytes_max: usize,
     /// What `Via` and `Proxy-Status` call this router; a tag of its own is appended.
     pub via_name: ViaName,
     /// Tell instances in `X-Request-Start` when a request came.
@@ -241,6 +246,7 @@ impl Config {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             timeouts: Timeouts::DEFAULT,
             limits: Limits::DEFAULT,
+            cache_bytes_max: CACHE_BYTES_DEFAULT,
             via_name: ViaName::product(),
             request_start: false,
             error_pages: Arc::default(),

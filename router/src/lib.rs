@@ -4,6 +4,7 @@
 //! workers with their first [`Table`], [`Router::publish`] gives them the next one, and
 //! [`Router::drain`] ends them without losing a request.
 
+pub mod cache;
 pub mod compress;
 pub mod h1;
 pub mod hello;
@@ -45,6 +46,7 @@ mod upstream;
 mod worker;
 
 pub use balance::{ATTEMPTS_MAX, Ask, Key, RETRIES_MAX, Tried};
+pub use cache::{Cache, Clear};
 pub use cell::{Reader, TableCell, Wake};
 pub use config::{Config, DRAIN, FILES_RESERVED, Limits, ListenerConfig, ProxyProtocol, Timeouts};
 pub use endpoint::{Endpoint, EndpointState, InFlight};

@@ -10,6 +10,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, proto,
 };
 
+use crate::cache::{CacheFamilies, CacheMetrics};
 use crate::cell::TableCell;
 use crate::clock;
 use crate::queue::QueueMetrics;
@@ -105,6 +106,9 @@ pub struct ServiceMetrics {
     /// Few services have any.
     udp: OnceLock<Arc<UdpMetrics>>,
     udp_families: UdpFamilies,
+    /// Likewise.
+    cache: OnceLock<Arc<CacheMetrics>>,
+    cache_families: CacheFamilies,
 }
 
 /// The handles of one service that datagrams go to.
@@ -182,6 +186,11 @@ impl ServiceMetrics {
         Arc::clone(self.udp.get_or_init(make))
     }
 
+    /// The handles for the cache, made with the first request of a route that has one.
+    pub(crate) fn cache(&self, service: &ServiceName) -> Arc<CacheMetrics> {
+        Arc::clone(self.cache.get_or_init(|| self.cache_families.service(service)))
+    }
+
     /// Counts one answered request; a status out of range counts as 5xx.
     pub fn answered(&self, status: u16, seconds: f64) {
         let class = match status {
@@ -213,6 +222,7 @@ pub struct Metrics {
     tcp_connections: IntCounterVec,
     tcp_bytes: IntCounterVec,
     udp: UdpFamilies,
+    cache: CacheFamilies,
     queue_shed: IntCounterVec,
     live: LiveCollector,
     connections_open: IntGaugeVec,
@@ -262,6 +272,7 @@ impl Metrics {
                 &["service"],
             )?,
             udp: UdpFamilies::register(&maker)?,
+            cache: CacheFamilies::register(registry)?,
             tcp_bytes: maker.counters(
                 TCP_BYTES,
                 "Bytes of TCP connections, as the client sees them.",
@@ -331,6 +342,8 @@ impl Metrics {
             ejected: self.live.ejected.with_label_values(&[name]),
             udp: OnceLock::new(),
             udp_families: self.udp.clone(),
+            cache: OnceLock::new(),
+            cache_families: self.cache.clone(),
         })
     }
 
@@ -352,6 +365,7 @@ impl Metrics {
         }
         let _ = self.duration.remove_label_values(&[name]);
         self.udp.forget(name);
+        self.cache.forget(name);
         for cause in [FULL, TIMEOUT] {
             let _ = self.queue_shed.remove_label_values(&[name, cause]);
         }

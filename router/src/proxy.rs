@@ -7,10 +7,14 @@
 
 mod begin;
 mod budget;
+mod consult;
 mod download;
 mod exchange;
 mod fault;
+mod hit;
 mod pace;
+mod plan;
+mod refresh;
 mod reply;
 mod upload;
 mod waiting;
@@ -21,6 +25,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::buffer::{self, Buffer};
+use crate::deadline::Tick;
 use crate::h1::Reason;
 use crate::h2;
 use crate::linger::linger;
@@ -45,6 +50,8 @@ struct Conn {
     /// The peer's address as text.
     peer: Rc<str>,
     trusted: bool,
+    /// By when the request that is next has to go on, if it has waited for another one like it.
+    alike: Option<Tick>,
 }
 
 /// What becomes of a connection after a request.
@@ -62,7 +69,7 @@ enum After {
 pub(crate) fn serve(client: Client, input: Buffer) -> impl Future<Output = ()> {
     let peer = client.peer.to_string().into();
     let trusted = client.listener.trusts(client.peer);
-    let mut conn = Conn { client, input, peer, trusted };
+    let mut conn = Conn { client, input, peer, trusted, alike: None };
     // An argument of an `async fn` would lie in its future twice.
     async move {
         if requests(&mut conn).await == Turn::Http2 {
@@ -73,7 +80,7 @@ pub(crate) fn serve(client: Client, input: Buffer) -> impl Future<Output = ()> {
 
 /// Serves one request that came in a stream of its own, by a client that is known already.
 pub(crate) fn serve_one(client: Client, peer: Rc<str>, trusted: bool) -> impl Future<Output = ()> {
-    let mut conn = Conn { client, input: Buffer::default(), peer, trusted };
+    let mut conn = Conn { client, input: Buffer::default(), peer, trusted, alike: None };
     async move {
         requests(&mut conn).await;
     }
@@ -102,6 +109,12 @@ async fn requests(conn: &mut Conn) -> Turn {
             Next::Wait(waiting) => Box::pin(waiting.run(conn)).await,
             Next::Forward(mut exchange) => exchange.run(conn).await,
             Next::Refuse(refusal) => refusal.send(conn).await,
+            Next::Hit(mut hit) => hit.run(conn).await,
+            Next::Alike(alike) => match Box::pin(alike.run(conn)).await {
+                // It is read again.
+                true => After::Next,
+                false => After::Close,
+            },
             Next::Over => After::Close,
         };
         match after {
@@ -134,6 +147,10 @@ enum Next {
     /// No endpoint has room for it yet.
     Wait(Box<Waiting>),
     Refuse(Box<Refusal>),
+    /// It is answered with what is kept.
+    Hit(Box<hit::Hit>),
+    /// Another one like it is under way.
+    Alike(Box<consult::Alike>),
     /// The client has gone, or stayed away for too long.
     Over,
 }
@@ -188,6 +205,8 @@ fn parsed(conn: &mut Conn) -> Option<Next> {
         Begun::Forward(exchange) => Some(Next::Forward(exchange)),
         Begun::Wait(waiting) => Some(Next::Wait(waiting)),
         Begun::Refuse(refusal) => Some(Next::Refuse(refusal)),
+        Begun::Hit(hit) => Some(Next::Hit(hit)),
+        Begun::Alike(alike) => Some(Next::Alike(alike)),
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use crate::cache::{Cache, StoreMetrics};
 use crate::cell::TableCell;
 use crate::config::{Config, ListenerConfig, connections_for, pipes_for, sessions_for};
 use crate::drain::Command;
@@ -35,6 +36,7 @@ pub struct Bound {
     listeners: Vec<BoundListener>,
     certificates: Arc<Certificates>,
     udp_listeners: Vec<BoundUdp>,
+    cache: Arc<Cache>,
 }
 
 /// A router that runs. Dropped, it cuts what is under way and waits for its threads.
@@ -50,6 +52,7 @@ pub struct Router {
     listeners: Vec<Arc<listener::Listener>>,
     /// The sockets of each listener, until the router ends: an open one would be accepted by.
     sockets: Mutex<Vec<Vec<Arc<TcpListener>>>>,
+    cache: Arc<Cache>,
 }
 
 /// The listening sockets of one listener, for a process that goes on with them.
@@ -97,6 +100,7 @@ impl Bound {
             local_addrs,
             certificates: Arc::clone(&self.certificates),
             listeners: self.listeners.iter().map(|bound| Arc::clone(&bound.listener)).collect(),
+            cache: Arc::clone(&self.cache),
             sockets: Mutex::new(self.listeners.iter().map(|bound| bound.sockets.clone()).collect()),
         };
         for index in 0..worker_count(&self.config) {
@@ -105,6 +109,7 @@ impl Bound {
                 config: Arc::clone(&self.config),
                 cell: Arc::clone(&router.cell),
                 metrics: Arc::clone(&self.worker_metrics),
+                cache: Arc::clone(&self.cache),
                 sockets: self.sockets_of(index),
                 udp_sockets: self.udp_sockets_of_one_worker(),
                 order: router.command.order(),
@@ -163,6 +168,7 @@ impl Router {
         fit_open_files(&mut config);
         let metrics = Metrics::register(registry)?;
         let worker_metrics = WorkerMetrics::register(registry, &metrics)?;
+        let cache = Cache::new(config.cache_bytes_max, StoreMetrics::register(registry)?);
         let workers = worker_count(&config);
         // Its own with each start: a router must not take another one's traffic for its own.
         let router = Arc::new(Via::new(&config.via_name, fastrand::u64(..)));
@@ -180,7 +186,7 @@ impl Router {
             .map(|listener| listener::bind_udp(listener, &router, workers, &metrics))
             .collect::<Result<Vec<_>, _>>()?;
         let config = Arc::new(config);
-        Ok(Bound { config, metrics, worker_metrics, listeners, udp_listeners, certificates })
+        Ok(Bound { config, metrics, worker_metrics, listeners, udp_listeners, certificates, cache })
     }
 
     /// Makes `table` the one that requests are served from.
@@ -217,6 +223,11 @@ impl Router {
     /// The metrics, which tables are compiled with.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The answers that are kept.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
     }
 
     /// Where each listener is bound.

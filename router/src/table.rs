@@ -31,6 +31,7 @@ use portolan_discovery::model::{
 use portolan_discovery::snapshot::{Snapshot, State};
 
 pub use compile::{Compiled, Conflict, Report, RouteFault};
+pub(crate) use entry::Cached;
 pub use entry::{Found, Full, PickError, RouteEntry};
 pub use request::{Headers, RequestView};
 pub use service::{Member, ServiceTable};

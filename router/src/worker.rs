@@ -24,6 +24,7 @@ use tracing::{debug, error, info};
 
 use crate::balance::{Ask, Key, RETRIES_MAX, Tried};
 use crate::buffer::{self, Buffer};
+use crate::cache::Cache;
 use crate::cell::{self, Reader, TableCell};
 use crate::clock::us_at;
 use crate::config::{Config, Limits, ProxyProtocol, Timeouts};
@@ -63,6 +64,7 @@ pub(crate) struct Start {
     pub(crate) config: Arc<Config>,
     pub(crate) cell: Arc<TableCell>,
     pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) sockets: Vec<(Arc<Listener>, Arc<std::net::TcpListener>)>,
     pub(crate) udp_sockets: Vec<(Arc<Listener>, std::net::UdpSocket)>,
     pub(crate) order: Order,
@@ -94,6 +96,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) budget: RetryBudget,
     pub(crate) metrics: Arc<WorkerMetrics>,
+    /// The answers that all workers keep.
+    pub(crate) cache: Arc<Cache>,
     pub(crate) scratch: RefCell<HeadScratch>,
     reader: RefCell<Reader>,
     random: RefCell<fastrand::Rng>,
@@ -108,6 +112,8 @@ pub(crate) struct Worker {
     pub(crate) shaking: Cell<usize>,
     /// Copies of requests that are under way.
     pub(crate) mirrored: Cell<usize>,
+    /// Kept answers that are being fetched again in the background.
+    pub(crate) refreshing: Cell<usize>,
     /// Connections by source, if those are limited.
     sources: Option<Sources>,
     /// Told when a connection has ended.
@@ -188,6 +194,7 @@ impl Worker {
             pool: Pool::new(limits.upstream_idle_max),
             budget: RetryBudget::new(),
             metrics: Arc::clone(&start.metrics),
+            cache: Arc::clone(&start.cache),
             scratch: RefCell::new(HeadScratch::new()),
             reader: RefCell::new(start.cell.reader()),
             random: RefCell::new(fastrand::Rng::new()),
@@ -198,6 +205,7 @@ impl Worker {
             shedding: Cell::new(0),
             shaking: Cell::new(0),
             mirrored: Cell::new(0),
+            refreshing: Cell::new(0),
             sources: limits.connections_per_source_max.map(Sources::new),
             ended: Notify::new(),
             moved: Arc::clone(&start.moved),
@@ -504,6 +512,7 @@ mod tests {
             config: Arc::new(Config::new(Vec::new())),
             cell: TableCell::new(Arc::new(Table::empty()), &metrics),
             metrics: WorkerMetrics::register(&registry, &metrics).unwrap(),
+            cache: Cache::new(0, crate::cache::StoreMetrics::register(&registry).unwrap()),
             sockets: Vec::new(),
             udp_sockets: Vec::new(),
             order: drain::Command::new().order(),

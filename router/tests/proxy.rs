@@ -5,6 +5,8 @@
 mod bodies;
 #[path = "proxy/bulk.rs"]
 mod bulk;
+#[path = "proxy/cache.rs"]
+mod cache;
 #[path = "proxy/changes.rs"]
 mod changes;
 #[path = "proxy/compress.rs"]

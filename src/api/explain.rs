@@ -311,9 +311,9 @@ mod tests {
     use portolan_discovery::model::record::encode;
     use portolan_discovery::model::route::{Mirror, Percent};
     use portolan_discovery::model::{
-        Backend, Balancing, CompressRule, Concurrency, Event, HashBy, Health, HostPattern,
-        HttpRule, Instance, InstanceId, Key, Kv, Origin, PathPattern, Phase, ProxyVersion,
-        RetryRule, Revision, Route, Rule, Service, ServiceName, TlsRule, Weight,
+        Backend, Balancing, CacheRule, CompressRule, Concurrency, Event, HashBy, Health,
+        HostPattern, HttpRule, Instance, InstanceId, Key, Kv, Origin, PathPattern, Phase,
+        ProxyVersion, RetryRule, Revision, Route, Rule, Service, ServiceName, TlsRule, Weight,
     };
     use portolan_discovery::snapshot::Snapshot;
     use portolan_router::metrics::Metrics;
@@ -415,6 +415,7 @@ mod tests {
         route.mirror = Some(Box::new(Mirror { service: shadow, percent: Percent::ALL }));
         route.error_pages = Some("shop".parse().unwrap());
         route.compress = Some(Box::new(CompressRule::usual()));
+        route.cache = Some(Box::new(CacheRule::usual()));
         route.retry = Some(Box::new(RetryRule::new(Some(3), Some(vec![503])).unwrap()));
         let all = table(vec![
             (Key::Service(name), encode(&service)),
@@ -426,6 +427,7 @@ mod tests {
                 "copies of 100 % of its requests go to shadow",
                 "errors have the pages shop",
                 "answers with 503 are tried on another instance, 3 attempts in all",
+                "answers up to 1048576 bytes are cached for as long as they say",
                 "its answer is not compressed: this request accepts no coding of zstd, br, gzip, or asks for a part",
                 "an instance of web has at most 3 requests under way; 0 of at most 7 wait, for up to 5s",
                 "connections to web begin with a PROXY header v2",

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{events, explain, logs, metrics, read, upgrade, write};
+use super::{cache, events, explain, logs, metrics, read, upgrade, write};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -29,6 +29,7 @@ use super::{events, explain, logs, metrics, read, upgrade, write};
         read::jobs,
         read::wait,
         upgrade::upgrade,
+        cache::clear,
         explain::explain,
         events::events,
         logs::logs,

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 pub use balancing::{EjectionView, balancing};
 pub use service::{InstanceCall, InstanceView, ServiceCall, ServiceView};
-pub use settings::{CompressView, ConcurrencyView, HstsView, RetryView, StickyView};
+pub use settings::{CacheView, CompressView, ConcurrencyView, HstsView, RetryView, StickyView};
 
 /// What this node is doing.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -125,6 +125,9 @@ pub struct RouteView {
     /// Which answers are compressed on their way to the client; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compress: Option<CompressView>,
+    /// Which answers are kept in the router's cache; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheView>,
     /// Where it leads, with weights.
     pub backends: Vec<BackendView>,
     /// The largest request body in bytes.
@@ -492,6 +495,9 @@ pub struct RouteCall {
     /// Which answers are compressed on their way to the client; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compress: Option<CompressView>,
+    /// Which answers are kept in the router's cache; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheView>,
     /// `http` (default), `tcp`, `udp` or `tls`.
     #[serde(default)]
     pub kind: Option<String>,
@@ -579,6 +585,7 @@ impl From<&Route> for RouteView {
             hsts: route.https.as_ref().and_then(|https| https.hsts).map(HstsView::from),
             retry: route.retry.as_deref().map(RetryView::from),
             compress: route.compress.as_deref().map(CompressView::from),
+            cache: route.cache.as_deref().map(CacheView::from),
             rewrite: route.rewrite.as_ref().map(|rewrite| RewriteView {
                 prefix: rewrite.prefix.as_ref().map(ToString::to_string),
                 host: rewrite.host.as_ref().map(ToString::to_string),

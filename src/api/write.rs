@@ -243,14 +243,8 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
             return Err(ApiError::invalid(error, "remove them"));
         }
     };
-    if call.retry.is_some() && !matches!(rule, Rule::Http(_)) {
-        return Err(invalid("what passes over TCP, UDP or TLS has no status".to_owned()));
-    }
-    if (call.redirect_https.is_some() || call.hsts.is_some()) && !matches!(rule, Rule::Http(_)) {
-        return Err(invalid("what passes over TCP, UDP or TLS is not brought to https".to_owned()));
-    }
-    if call.compress.is_some() && !matches!(rule, Rule::Http(_)) {
-        return Err(invalid("what passes over TCP, UDP or TLS is not compressed".to_owned()));
+    if !matches!(rule, Rule::Http(_)) {
+        has_no_answers(call)?;
     }
     let backend = |view: &BackendView| {
         Ok(Backend {
@@ -281,12 +275,30 @@ fn route_record(name: RouteName, call: &RouteCall) -> Result<Route, ApiError> {
             Some(view) => Some(Box::new(view.record().map_err(invalid)?)),
             None => None,
         },
+        cache: match &call.cache {
+            Some(view) => Some(Box::new(view.record().map_err(invalid)?)),
+            None => None,
+        },
         https: https(call)?,
         body_bytes_max: call.body_bytes_max,
         error_pages: call.error_pages.as_deref().map(|name| parsed(name, "")).transpose()?,
         origin: Origin::Api,
         created_ms: 0,
     })
+}
+
+/// Refuses what is done to answers where there are none.
+fn has_no_answers(call: &RouteCall) -> Result<(), ApiError> {
+    let what = match call {
+        RouteCall { retry: Some(_), .. } => "has no status",
+        RouteCall { compress: Some(_), .. } => "is not compressed",
+        RouteCall { cache: Some(_), .. } => "is not cached",
+        RouteCall { redirect_https: Some(_), .. } | RouteCall { hsts: Some(_), .. } => {
+            "is not brought to https"
+        }
+        _ => return Ok(()),
+    };
+    Err(invalid(format!("what passes over TCP, UDP or TLS {what}")))
 }
 
 fn invalid(what: String) -> ApiError {

@@ -77,6 +77,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: RouteCommand,
     },
+    /// The answers that the router of the node keeps.
+    Cache {
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
     /// List nodes.
     Nodes,
     /// List apps, or show one with its releases and deployments.
@@ -236,6 +241,24 @@ pub(super) enum CaCommand {
         /// For a client, which shows it to a listener or an instance that asks.
         #[arg(long)]
         client: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CacheCommand {
+    /// Forget answers: all of them, or those for which all that is named holds.
+    ///
+    /// Of the node that is asked only; what is being fetched meanwhile is not kept either.
+    Clear {
+        /// Those of this route.
+        #[arg(long, value_name = "NAME")]
+        route: Option<String>,
+        /// Those for this host, whatever scheme and port.
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// Those for this path, as requests spell it, whatever the query.
+        #[arg(long, value_name = "PATH")]
+        path: Option<String>,
     },
 }
 

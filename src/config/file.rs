@@ -18,6 +18,7 @@ use portolan_discovery::model::{
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::cache::CacheFile;
 use super::compress::CompressFile;
 use super::value::{
     ClientWord, Cores, Ports, PortsAt, ProxyHeader, Size, Span, UnknownNameWord, VersionWord,
@@ -101,6 +102,7 @@ pub(super) struct RouterFile {
     pub(super) connections_per_source_max: Option<NonZeroUsize>,
     pub(super) udp_sessions_max: Option<NonZeroUsize>,
     pub(super) buffer_bytes_max: Option<Size>,
+    pub(super) cache_bytes_max: Option<Size>,
     pub(super) via_name: Option<Spanned<String>>,
     pub(super) request_start: Option<bool>,
     pub(super) tcp_ports: Option<Spanned<PortsAt>>,
@@ -207,6 +209,7 @@ pub(super) struct RouteFile {
     pub(super) mirror: Option<Spanned<MirrorFile>>,
     pub(super) retry: Option<Spanned<RetryFile>>,
     pub(super) compress: Option<Spanned<CompressFile>>,
+    pub(super) cache: Option<Spanned<CacheFile>>,
     pub(super) connect_timeout: Option<Span>,
     pub(super) first_byte_timeout: Option<Span>,
     pub(super) request_timeout: Option<Span>,

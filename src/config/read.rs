@@ -151,6 +151,7 @@ impl<'a> Reader<'a> {
             connections_per_source_max: file.connections_per_source_max.map(NonZeroUsize::get),
             udp_sessions_max: file.udp_sessions_max.map(NonZeroUsize::get),
             buffer_bytes_max: size(file.buffer_bytes_max),
+            cache_bytes_max: size(file.cache_bytes_max),
             via_name: file.via_name.map(|name| self.via_name(&name)).transpose()?,
             request_start: file.request_start,
         })

@@ -1,6 +1,10 @@
 //! The reference of the configuration: a row for each key. `portolan reference` and
 //! docs/CONFIG.md are made from it; a test holds the rows against what is read.
 
+mod routes;
+
+use routes::ROUTES;
+
 /// One key.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
@@ -33,7 +37,12 @@ const ADDRESS: &str = "\"ADDRESS:PORT\"";
 const TEXTS: &str = "table of texts";
 
 /// Every key, in the order of docs/CONFIG.md.
-pub const SETTINGS: &[Setting] = &[
+pub fn settings() -> impl Iterator<Item = &'static Setting> {
+    [BEFORE_ROUTES, ROUTES, AFTER_ROUTES].into_iter().flatten()
+}
+
+/// Those before `[[routes]]`.
+const BEFORE_ROUTES: &[Setting] = &[
     row("[node]", "name", "the host name", NAME, "The name of this machine in the cluster."),
     row(
         "[node]",
@@ -191,6 +200,13 @@ pub const SETTINGS: &[Setting] = &[
         "256MiB",
         SIZE,
         "Buffers that one worker holds for what is under way. From a quarter of it on only small ones are used; beyond it new requests get 503 with Retry-After.",
+    ),
+    row(
+        "[router]",
+        "cache_bytes_max",
+        "64MiB",
+        SIZE,
+        "Memory for the answers that routes with `cache` keep, for all workers together; what was not asked for lately makes room. 0 keeps nothing.",
     ),
     row(
         "[router]",
@@ -503,144 +519,10 @@ pub const SETTINGS: &[Setting] = &[
         "list of checks",
         "All must pass for an instance to take traffic; see [checks] below.",
     ),
-    row("[[routes]]", "name", "made from the rule", NAME, "The name of the route."),
-    row(
-        "[[routes]]",
-        "listener",
-        "every HTTP listener",
-        "name of a listener",
-        "The listener that the route is bound to; a TCP, UDP or TLS route needs it.",
-    ),
-    row(
-        "[[routes]]",
-        "port",
-        "none",
-        "one of router.tcp_ports",
-        "The port of a TCP route, instead of a listener. Each has one route.",
-    ),
-    row(
-        "[[routes]]",
-        "host",
-        "*",
-        "\"www.example.org\", \"*.example.org\", \"*\"",
-        "The hosts; the most specific wins. Of a listener of TLS: what clients ask for (SNI), and `*` takes those that ask for none.",
-    ),
-    row(
-        "[[routes]]",
-        "path",
-        "/",
-        "\"/prefix\", \"=/exact\" or \"~REGEX\"",
-        "The paths: a prefix takes whole segments, a regular expression (RE2) is found anywhere unless `^` and `$` say where. Exact wins, then the longest prefix, then regular expressions: where a prefix takes the path, `/` too, none is asked.",
-    ),
-    row(
-        "[[routes]]",
-        "methods",
-        "every method",
-        "list of methods: [\"GET\", \"POST\"]",
-        "The methods, at most 16. `GET` does not take `HEAD`. Of routes with one host and path, one with `methods` wins over one without.",
-    ),
-    row(
-        "[[routes]]",
-        "headers",
-        "none",
-        "{ NAME = \"text\" or \"~REGEX\" or true }",
-        "Header fields that a request must have, at most 16: this text, a text in which a regular expression is found, or any value (`\"=text\"` for a text that begins with `~` or `=`). Of a field that is there several times one line is enough. The route with more of them wins.",
-    ),
-    row(
-        "[[routes]]",
-        "query",
-        "none",
-        "{ NAME = \"text\" or \"~REGEX\" or true }",
-        "Parameters that the query must have, as `headers`. Names and values are compared decoded (`%41` is `A`, `+` a space); of a parameter that is there several times the first counts. The route with more of them wins.",
-    ),
-    row(
-        "[[routes]]",
-        "redirect_https",
-        "that of the listener",
-        "port from 1: 443",
-        "Requests that came without TLS, to the proxy before us too if it is trusted, are answered with 308 to the same host and path by https on this port.",
-    ),
-    row(
-        "[[routes]]",
-        "hsts",
-        "that of the listener",
-        "{ max_age = \"365d\", subdomains = true, preload = false }",
-        "Strict-Transport-Security (RFC 6797) on every response to clients that came by https, the router's own too, in place of what the listener says. A max_age of \"0s\" takes back what browsers were told.",
-    ),
-    row(
-        "[[routes]]",
-        "rewrite",
-        "none",
-        "{ prefix = \"/other\", host = \"NAME\" }",
-        "What is changed on the way to the instance: `prefix` takes the place of the prefix in `path` (`\"/\"` takes it away), `host` is sent as Host. Without it the target is sent on as it came.",
-    ),
-    row(
-        "[[routes]]",
-        "mirror",
-        "none",
-        "{ service = \"NAME\", percent = 100 }",
-        "A service that gets copies of so many requests; its answers are thrown away, and the requests know nothing of them. Bodies up to 64 KiB of known length are copied, 256 copies a worker are under way at most; other requests have no copy. portolan_router_mirrored_total counts.",
-    ),
-    row(
-        "[[routes]]",
-        "retry",
-        "off",
-        "{ attempts = 2, statuses = [502, 503, 504] }",
-        "An answer with one of `statuses` (400 to 599) is not sent on: the request is tried on another instance, up to `attempts` (2 to 4) in all, if its method is idempotent and it is still at hand. An answer with `Retry-After` is sent on, and so is the last. Counts against the retry budget.",
-    ),
-    row(
-        "[[routes]]",
-        "compress",
-        "false",
-        "true or { codings = [\"zstd\", \"br\", \"gzip\"], min_bytes = \"1KiB\", types = [\"text/*\"], level = { gzip = 5 } }",
-        "Answers are compressed on their way to clients that accept it: by the weights of Accept-Encoding, then in the order of `codings`. Text, JSON, XML, JavaScript, SVG, WebAssembly and fonts by default, never `text/event-stream` unless its name is in `types`; statuses 200, 201, 203 and 400 to 599. What is shorter than `min_bytes`, encoded already, a part (Range) or marked `no-transform` is sent as it is. What the instance has sent leaves at once. Entity tags become weak, and `Vary: Accept-Encoding` is added. Levels are zstd 1 to 4 (3), br 1 to 5 (3), gzip 1 to 9 (5). While an answer is on its way its encoder holds up to 0.5 MiB (gzip), 1.5 MiB (zstd), 2 MiB (br; 6 MiB from level 4 on) of `router.buffer_bytes_max`; while a quarter of that is in use, answers are sent as they are. Do not compress pages that hold a secret (such as a token against request forgery) beside text that a client chose: their length tells it (BREACH). portolan_router_compressed_total counts.",
-    ),
-    row("[[routes]]", "service", "this or backends", "name of a service", "Where it leads."),
-    row(
-        "[[routes]]",
-        "backends",
-        "this or service",
-        "list of { service, weight, leader }",
-        "Where it leads, by shares.",
-    ),
-    row(
-        "[[routes]]",
-        "leader",
-        "false",
-        "true or false",
-        "Whether only the leader of `service` gets something: of its instances that take traffic the one that has been up for longest. All routers name the same one, which `explain` shows.",
-    ),
-    row("[[routes]]", "connect_timeout", "router's", DURATION, "As router.connect_timeout."),
-    row("[[routes]]", "first_byte_timeout", "router's", DURATION, "As router.first_byte_timeout."),
-    row(
-        "[[routes]]",
-        "request_timeout",
-        "none",
-        DURATION,
-        "For the whole request with its retries: 504.",
-    ),
-    row(
-        "[[routes]]",
-        "body_idle_timeout",
-        "router's",
-        DURATION,
-        "Between two pieces of a body: router.body_idle_timeout for requests, 5m for responses.",
-    ),
-    row(
-        "[[routes]]",
-        "tunnel_idle_timeout",
-        "router's",
-        DURATION,
-        "As router.tunnel_idle_timeout, router.tcp_idle_timeout or router.udp_idle_timeout.",
-    ),
-    row("[[routes]]", "body_max", "none", SIZE, "The largest request body: 413."),
-    row(
-        "[[routes]]",
-        "error_pages",
-        "[error_pages]",
-        "NAME of [error_pages.NAME]",
-        "The pages of the router's own answers at this route; those it lacks are taken from [error_pages].",
-    ),
+];
+
+/// Those after `[[routes]]`.
+const AFTER_ROUTES: &[Setting] = &[
     row(
         "[[apps]]",
         "name",
@@ -774,7 +656,7 @@ at the folder of the file. This page is what `portolan reference` prints.
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
     let mut table = "";
-    for setting in SETTINGS {
+    for setting in settings() {
         if setting.table != table {
             table = setting.table;
             page.push_str(&format!(

@@ -2,7 +2,7 @@ use std::num::NonZeroU16;
 use std::path::Path;
 
 use portolan_discovery::model::{
-    AppName, Coding, CompressRule, Hsts, HttpsRule, Origin, Protocol, Rule, TlsRule,
+    AppName, CacheRule, Coding, CompressRule, Hsts, HttpsRule, Origin, Protocol, Rule, TlsRule,
 };
 
 use super::*;
@@ -353,6 +353,42 @@ fn error_pages_are_read_at_once_and_blamed_in_their_place() {
 }
 
 #[test]
+fn a_route_says_which_answers_are_cached() {
+    let read = |more: &str| {
+        let text =
+            format!("[router]\ncache_bytes_max = \"2MiB\"\n[[routes]]\nservice = \"a\"\n{more}");
+        Config::parse(Path::new("p.toml"), &text)
+    };
+    assert_eq!(read("").unwrap().router.cache_bytes_max, Some(2 << 20));
+    let cache = |more: &str| read(more).unwrap().routes[0].cache.clone();
+    assert_eq!((cache(""), cache("cache = false")), (None, None));
+    assert_eq!(cache("cache = true"), Some(Box::new(CacheRule::usual())));
+    assert_eq!(cache("[routes.cache]"), cache("cache = true"));
+    let some = cache(
+        "[routes.cache]\nobject_bytes_max = \"2KiB\"\ndefault_ttl = \"7s\"\nheuristic = true\n\
+         stale_while_revalidate = \"1m\"\nstale_if_error = \"1h\"\nwait = \"0s\"\nobey_requests = false",
+    );
+    let some = some.unwrap();
+    assert_eq!((some.object_bytes_max(), some.heuristic()), (2048, true));
+    assert_eq!((some.default_ttl().unwrap().as_secs(), some.obey_requests()), (7, false));
+    let stale = (some.stale_while_revalidate().as_secs(), some.stale_if_error().as_secs());
+    assert_eq!((stale, some.wait().as_secs()), ((60, 3600), 0));
+    for (more, message) in [
+        ("cache = 1", "true, false or a table"),
+        ("cache = { object_bytes_max = 0 }", "p.toml:5:9: object_bytes_max is"),
+        ("cache = { wait = \"2m\" }", "wait is at most 60 s"),
+        ("cache = { ttl = \"5s\" }", "unknown field `ttl`"),
+    ] {
+        let error = read(more).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    let tcp = "[[listeners]]\nname = \"t\"\nbind = \"127.0.0.1:1\"\nprotocol = \"tcp\"\n\
+        [[routes]]\nlistener = \"t\"\nservice = \"a\"\ncache = true";
+    let error = Config::parse(Path::new("p.toml"), tcp).unwrap_err().to_string();
+    assert!(error.contains("a route of a TCP, UDP or TLS listener caches nothing"), "{error}");
+}
+
+#[test]
 fn a_route_says_which_answers_are_compressed() {
     let read = |more: &str| {
         let text = format!("[[routes]]\nservice = \"a\"\n{more}");
@@ -477,7 +513,7 @@ fn what_is_wrong_with_tls_is_said_where_it_stands() {
 /// A key that the reference names is read, and one that it lacks is unknown.
 #[test]
 fn the_reference_names_each_key() {
-    for setting in reference::SETTINGS.iter().filter(|s| s.table != "[checks]") {
+    for setting in reference::settings().filter(|s| s.table != "[checks]") {
         let text = match setting.table {
             "[apps.processes.NAME]" => {
                 format!(

@@ -309,6 +309,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
     }
     limits.body_rate_min = set.body_rate_min.unwrap_or(limits.body_rate_min);
     limits.connections_per_source_max = set.connections_per_source_max;
+    router.cache_bytes_max = set.cache_bytes_max.unwrap_or(router.cache_bytes_max);
     router.via_name = set.via_name.clone().unwrap_or(router.via_name);
     router.request_start = set.request_start.unwrap_or(router.request_start);
     router.error_pages = Arc::new(config.error_pages.clone());

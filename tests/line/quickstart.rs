@@ -67,6 +67,37 @@ fn answers_are_compressed_for_a_client_that_accepts_it() {
 }
 
 #[test]
+fn answers_are_kept_and_cleared() {
+    let kept = "[[routes]]\nname = \"kept\"\nhost = \"kept.test\"\nservice = \"web\"\n\
+        cache = { default_ttl = \"1h\" }\n";
+    let stage = Stage::started(&format!("{kept}{}", quickstart()));
+    stage.wait_running(6);
+    let first = stage.wait_200("kept.test", "/a");
+    for _ in 0..20 {
+        let (status, again) = stage.curl("kept.test", "/a", &["-D", "-"]);
+        let (head, body) = again.split_once("\r\n\r\n").unwrap();
+        assert!(status == 200 && body == first, "{again}");
+        assert!(head.contains("\r\nAge: ") && head.contains("; hit; ttl="), "{head}");
+    }
+    let explained = stage.ok(&["route", "explain", "GET", "http://kept.test/a"]);
+    assert!(explained.contains("are cached for as long as they say, or 1h"), "{explained}");
+    let clear = |args: &[&str]| {
+        let view = stage.json(&[&["cache", "clear"], args].concat());
+        view["cleared"].as_u64().unwrap()
+    };
+    assert_eq!(clear(&["--host", "other.test"]), 0);
+    assert_eq!(clear(&["--route", "kept", "--path", "/a"]), 1);
+    let (_, fresh) = stage.curl("kept.test", "/a", &["-D", "-"]);
+    assert!(fresh.contains("fwd=uri-miss; stored"), "{fresh}");
+    assert_eq!(stage.ok(&["cache", "clear"]), "1 answers were cleared on n1, 0 are left\n");
+    let refused = stage.portolan(&["cache", "clear", "--path", "a"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("\"a\" is no path"), "{text}");
+    let help = stage.ok(&["cache", "clear", "--help"]);
+    assert!(["--route", "--host", "--path"].iter().all(|option| help.contains(option)), "{help}");
+}
+
+#[test]
 fn names_resolve_as_the_readme_shows() {
     let (ip, port) = fake_upstream();
     let upstream = format!("upstreams = [\"{ip}:{port}\"]\n{}", quickstart());

@@ -1,5 +1,6 @@
 //! Routes: rules that lead from a listener to services.
 
+mod cache;
 mod compress;
 mod host;
 mod https;
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{ListenerName, Origin, PageSetName, Protocol, RouteName, ServiceName, Weight, millis};
 
+pub use cache::{
+    CACHE_LIFE_MAX, CACHE_OBJECT_BYTES_DEFAULT, CACHE_OBJECT_BYTES_MAX, CACHE_WAIT_DEFAULT,
+    CACHE_WAIT_MAX, CacheRule, CacheRuleError, CacheWish,
+};
 pub use compress::{
     COMPRESS_MIN_BYTES_DEFAULT, COMPRESS_TYPES_MAX, Coding, CompressRule, CompressRuleError,
     Levels, MEDIA_RANGE_BYTES_MAX, MediaRange,
@@ -227,6 +232,9 @@ pub struct Route {
     /// Whether clients are brought to https; mostly they are not. For HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub https: Option<Box<HttpsRule>>,
+    /// Which answers are kept in the router's cache; mostly none. For HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Box<CacheRule>>,
     /// The largest request body in bytes; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<u64>,
@@ -255,6 +263,7 @@ impl Route {
             retry: None,
             compress: None,
             https: None,
+            cache: None,
             body_bytes_max: None,
             error_pages: None,
             origin: Origin::Api,

@@ -349,6 +349,16 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// The authority as sent, the target's or else `Host`.
+    pub fn authority(&self) -> Option<&'a [u8]> {
+        self.authority
+    }
+
+    /// The path as sent, `/` for none; also `*`.
+    pub fn sent_path(&self) -> &'a str {
+        if self.target.path.is_empty() { "/" } else { self.target.path }
+    }
+
     /// The query as sent, without its `?`.
     pub fn query(&self) -> Option<&'a str> {
         self.target.query

@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Conn;
+use super::consult::{Alike, Consulted, consult};
 use super::exchange::Exchange;
+use super::hit::Hit;
+use super::plan::{Plan, Serve};
+use super::refresh::Refresh;
 use super::reply::{Form, Refusal};
 use super::upload::Upload;
 use super::waiting::Waiting;
@@ -30,7 +34,7 @@ use crate::worker;
 const HTTPS_PORT: u16 = 443;
 
 /// The identifier that a request carries through the cluster.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum RequestId {
     /// Ours: 128 random bits in hex.
     Made([u8; 32]),
@@ -102,6 +106,8 @@ pub(super) struct Order {
     pub(super) is_secure: bool,
     /// Which coding it accepts, if the route compresses.
     pub(super) wish: Option<Wish>,
+    /// What the cache wants of it, if its route has one.
+    pub(super) plan: Option<Box<Plan>>,
 }
 
 /// What a request head has led to.
@@ -114,6 +120,10 @@ pub(super) enum Begun {
     Wait(Box<Waiting>),
     /// The router answers itself.
     Refuse(Box<Refusal>),
+    /// It is answered with what is kept.
+    Hit(Box<Hit>),
+    /// Another one like it is under way. It is still in the input.
+    Alike(Box<Alike>),
 }
 
 /// Begins the request at the start of the connection's input, and takes its head out.
@@ -128,18 +138,29 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
     let started = worker::now();
     let facts = request.facts();
     let id = RequestId::of(&request, || worker.random(|rng| rng.u128(..)));
-    worker.budget.request();
+    if conn.alike.is_none() {
+        worker.budget.request();
+    }
     let json = worker.gives_json() && request.prefers_json();
-    let begun = match choose(conn, &request, us_at(started)) {
-        Ok((route, Chosen::Picked(picked))) => {
+    let begun = match choose(conn, &request, started) {
+        Ok((route, Chosen::Picked(picked, plan))) => {
             let may_get_cookie = picked.cookie.is_some();
-            let order = order(conn, &request, id, json, started, route, may_get_cookie);
+            let order = order(conn, &request, id, json, started, route, may_get_cookie, plan);
             Begun::Forward(Box::new(Exchange::new(order, picked, started, &conn.client)))
         }
-        Ok((route, Chosen::Full(full))) => {
-            let order = order(conn, &request, id, json, started, route, true);
+        Ok((route, Chosen::Full(full, plan))) => {
+            let order = order(conn, &request, id, json, started, route, true, plan);
             Begun::Wait(Box::new(Waiting { order, full }))
         }
+        Ok((route, Chosen::Kept(serve, again))) => {
+            if let Some(plan) = again {
+                refresh(conn, &request, &route, &id, plan);
+            }
+            let wish = route.compress().map(|rule| Wish::of(rule, &request));
+            let is_secure = route.hsts_line().is_some() && is_secure(conn, &request);
+            Begun::Hit(Box::new(Hit::new(serve, facts, id, route, wish, is_secure)))
+        }
+        Ok((_, Chosen::Alike(alike))) => return Begun::Alike(Box::new(alike)),
         Err(refused) => {
             let is_secure = is_secure(conn, &request);
             Begun::Refuse(Box::new(refused.refusal(facts, id, json, is_secure, started)))
@@ -147,17 +168,40 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
     };
     let head_len = request.head_len();
     conn.input.consume(head_len);
+    conn.alike = None;
     begun
 }
 
 /// Where a request goes.
 enum Chosen {
-    Picked(InFlight),
+    Picked(InFlight, Option<Box<Plan>>),
     /// To one of a service's endpoints, when one has room.
-    Full(Box<Full>),
+    Full(Box<Full>, Option<Box<Plan>>),
+    /// Nowhere: what is kept answers it. With a plan, that is fetched again.
+    Kept(Serve, Option<Box<Plan>>),
+    /// Nowhere yet.
+    Alike(Alike),
+}
+
+/// Fetches again what a request is answered with.
+#[cold]
+fn refresh(
+    conn: &Conn,
+    request: &Request<'_>,
+    route: &Arc<RouteEntry>,
+    id: &RequestId,
+    plan: Box<Plan>,
+) {
+    let mut head = Vec::new();
+    write_head(conn, request, route, id, &mut head);
+    plan.edit(&mut head);
+    let (client, facts) = (&conn.client, request.facts());
+    let (route, listener) = (Arc::clone(route), Arc::clone(&client.listener));
+    Refresh { route, listener, facts, head, plan, peer: client.peer }.begin(&client.worker);
 }
 
 #[inline]
+#[expect(clippy::too_many_arguments, reason = "what an order is made of")]
 fn order(
     conn: &Conn,
     request: &Request<'_>,
@@ -166,11 +210,15 @@ fn order(
     started: Instant,
     route: Arc<RouteEntry>,
     may_get_cookie: bool,
+    plan: Option<Box<Plan>>,
 ) -> Order {
     let worker = &conn.client.worker;
     let facts = request.facts();
     let mut head = buffer::head();
     write_head(conn, request, &route, &id, &mut head);
+    if let Some(plan) = &plan {
+        plan.edit(&mut head);
+    }
     let limits =
         Limits { body_bytes_max: route.body_bytes_max.unwrap_or(u64::MAX), ..worker.limits.http };
     let ends = route.timeouts().request.map(|wait| worker.wheel.now().after(wait));
@@ -180,7 +228,7 @@ fn order(
     upload.copy = copy;
     let is_secure = (may_get_cookie || route.hsts_line().is_some()) && is_secure(conn, request);
     let wish = route.compress().map(|rule| Wish::of(rule, request));
-    Order { facts, id, json, started, ends, route, upload, is_secure, wish }
+    Order { facts, id, json, started, ends, route, upload, is_secure, wish, plan }
 }
 
 /// Whether the client came by https, at least to the proxy before us.
@@ -284,7 +332,7 @@ fn by_https(request: &Request<'_>, port: u16) -> Option<Box<str>> {
 fn choose(
     conn: &Conn,
     request: &Request<'_>,
-    now_us: u64,
+    now: Instant,
 ) -> Result<(Arc<RouteEntry>, Chosen), Refused> {
     let worker = &conn.client.worker;
     let facts = request.facts();
@@ -308,7 +356,7 @@ fn choose(
     let random = worker.random(|rng| rng.u64(..));
     let view = RequestView::of(&conn.client.listener.name, request);
     let key = Key::Request(&view, conn.client.peer);
-    let ask = Ask { now_us, key, ..Ask::first(random) };
+    let ask = Ask { now_us: us_at(now), key, ..Ask::first(random) };
     worker.with_table(|table| {
         let found = table.find(&view).ok_or(Why::Reason(Reason::NoRoute))?;
         let route = found.route;
@@ -322,12 +370,23 @@ fn choose(
         {
             return Err(Refused::at(route, Why::Reason(Reason::BodyTooLarge)));
         }
+        let mut plan = None;
+        if let Some(cached) = route.cached() {
+            plan = match consult(conn, request, route, cached, table, now) {
+                Consulted::Go(plan) => plan,
+                Consulted::Serve(serve, again) => {
+                    return Ok((Arc::clone(route), Chosen::Kept(serve, again)));
+                }
+                Consulted::Wait(alike) => return Ok((Arc::clone(route), Chosen::Alike(alike))),
+            };
+        }
         let chosen = match found.pick(table, &ask) {
-            Ok(picked) => Chosen::Picked(picked),
-            Err(PickError::Full(full)) => Chosen::Full(full),
-            Err(PickError::NoInstance { metrics, .. }) => {
-                return Err(Refused::at(route, Why::NoInstance(metrics)));
-            }
+            Ok(picked) => Chosen::Picked(picked, plan),
+            Err(PickError::Full(full)) => Chosen::Full(full, plan),
+            Err(PickError::NoInstance { metrics, .. }) => match plan.and_then(|mut p| p.failed()) {
+                Some(serve) => Chosen::Kept(serve, None),
+                None => return Err(Refused::at(route, Why::NoInstance(metrics))),
+            },
             Err(PickError::UnknownService { .. }) => {
                 return Err(Refused::at(route, Why::Reason(Reason::BadReference)));
             }

@@ -10,16 +10,20 @@ use std::time::Duration;
 use portolan_discovery::model::{CompressRule, RetryRule};
 
 use super::fault::Failure;
+use super::plan::{Around, Plan, Serve};
 use crate::buffer::{Buffer, Outbox, TURN_READS_MAX};
 use crate::compress::{Encoder, Wish};
 use crate::endpoint::InFlight;
 use crate::h1::{
-    BodyFraming, BodyState, CHUNK_END, ChunkHead, Deliver, LAST_CHUNK, Phase, Reason, Relay,
-    RequestFacts, Response, ResponseFacts, parse_response,
+    BodyFraming, BodyState, CHUNK_END, ChunkHead, Deliver, LAST_CHUNK, Phase, Reason, Received,
+    Relay, RequestFacts, Response, ResponseFacts, parse_response,
 };
 use crate::listener::Listener;
 use crate::stream::Stream;
+use crate::table::RouteEntry;
 use crate::worker::Worker;
+
+pub(super) use squeeze::{PIECE, TURN_PIECES_MAX, rest};
 
 /// A server that names the wait after which it closes an idle connection gets so much less of
 /// it: it counts from its last write, we from our last read.
@@ -63,6 +67,42 @@ pub(super) struct Asked<'r> {
     pub(super) retry: Option<&'r RetryRule>,
     /// Which answers are compressed, and what the client accepts.
     pub(super) compress: Option<(&'r CompressRule, Wish)>,
+    /// The route.
+    pub(super) route: &'r RouteEntry,
+}
+
+impl Asked<'_> {
+    /// The lines that an answer gets more: those of the listener, and those of its own, among
+    /// them those of the cache. If these are several, they are written to `several`.
+    fn lines<'a>(
+        &'a self,
+        received: Received,
+        cache: &'a [u8],
+        several: &'a mut Vec<u8>,
+    ) -> (&'a [u8], &'a [u8]) {
+        let cookie = self.picked.new_cookie().map_or(&b""[..], |it| it.line(self.is_secure));
+        let of_listener = match self.hsts_line {
+            None => self.listener.response_lines(received),
+            Some(_) => self.listener.response_lines_but_hsts(received),
+        };
+        let own = match (self.hsts_line.unwrap_or_default(), cookie, cache) {
+            (one, [], []) | ([], one, []) | ([], [], one) => one,
+            (hsts, cookie, cache) => {
+                several.extend_from_slice(&[hsts, cookie, cache].concat());
+                several
+            }
+        };
+        (of_listener, own)
+    }
+
+    fn around(&self) -> Around<'_> {
+        Around {
+            worker: self.worker,
+            listener: self.listener,
+            route: self.route,
+            request: &self.request,
+        }
+    }
 }
 
 /// What was made of the bytes that are there.
@@ -111,6 +151,10 @@ pub(super) struct Download {
     written: u64,
     /// Encodes the body.
     encoder: Option<Box<Encoder>>,
+    /// What the cache wants of it, if the route has one.
+    pub(super) plan: Option<Box<Plan>>,
+    /// What is served in its place.
+    pub(super) serve: Option<Box<Serve>>,
 }
 
 impl Download {
@@ -130,6 +174,8 @@ impl Download {
             idle_max: None,
             written: 0,
             encoder: None,
+            plan: None,
+            serve: None,
         }
     }
 
@@ -287,7 +333,11 @@ impl Download {
             return Ok(Step::More);
         }
         if self.stage == Stage::Body && !self.buffer.is_empty() {
-            return Ok(self.pass_body(asked)?);
+            let step = self.pass_body(asked)?;
+            if let Some(plan) = &mut self.plan {
+                plan.take(&self.buffer.data()[..self.spent]);
+            }
+            return Ok(step);
         }
         Ok(Step::Queued)
     }
@@ -306,20 +356,19 @@ impl Download {
             self.stage = Stage::Rejected { status: facts.status, whole };
             return Ok(true);
         }
+        if facts.phase != Phase::Interim
+            && let Some(plan) = &mut self.plan
+            && let Some(serve) = plan.answered(&response, &asked.around())
+        {
+            let whole = is_whole(&facts, self.buffer.len() - response.head_len());
+            self.stage = Stage::Rejected { status: facts.status, whole };
+            self.serve = Some(Box::new(serve));
+            return Ok(true);
+        }
         let date = asked.worker.clock.date();
-        let received = response.version().into();
-        let both;
-        let cookie = asked.picked.new_cookie().map_or(&b""[..], |it| it.line(asked.is_secure));
-        let (via, line) = match asked.hsts_line {
-            None => (asked.listener.response_lines(received), cookie),
-            Some(hsts) if cookie.is_empty() => {
-                (asked.listener.response_lines_but_hsts(received), hsts)
-            }
-            Some(hsts) => {
-                both = [hsts, cookie].concat();
-                (asked.listener.response_lines_but_hsts(received), &both[..])
-            }
-        };
+        let mut several = Vec::new();
+        let kept = self.plan.as_ref().map_or(&b""[..], |plan| plan.lines());
+        let (via, line) = asked.lines(response.version().into(), kept, &mut several);
         let deliver = Deliver {
             request: asked.request,
             keep_alive: asked.keep_alive,

@@ -13,6 +13,7 @@ use tracing::debug;
 use super::begin::{Order, RequestId};
 use super::download::{Asked, Download, Receiving};
 use super::fault::{Failure, Retry, is_gateway_status};
+use super::hit::Hit;
 use super::pace::{self, Pace};
 use super::reply::{Answer, Asker, Form};
 use super::upload::{Sending, Upload};
@@ -38,6 +39,8 @@ enum Attempt {
     Over(Upstream),
     /// Its answer was not taken, and another instance is picked.
     Rejected,
+    /// What is kept is served in the place of its answer.
+    Stored,
     Failed(Failure),
 }
 
@@ -84,7 +87,9 @@ pub(super) struct Exchange {
 impl Exchange {
     /// `asked` is when the instance was picked.
     pub(super) fn new(order: Order, picked: InFlight, asked: Instant, client: &Client) -> Self {
-        let Order { facts, id, json, started, ends, route, upload, is_secure, wish } = order;
+        let Order { facts, id, json, started, ends, route, upload, is_secure, wish, plan } = order;
+        let mut download = download(client);
+        download.plan = plan;
         Self {
             facts,
             id,
@@ -99,7 +104,7 @@ impl Exchange {
             ends,
             upload,
             pace: Pace::new(client.worker.wheel.now()),
-            download: download(client),
+            download,
             is_secure,
             wish,
             takes_any: false,
@@ -117,6 +122,7 @@ impl Exchange {
                     return Box::pin(self.tunnel(conn, upstream.stream)).await;
                 }
                 Attempt::Over(upstream) => return self.finish(conn, upstream),
+                Attempt::Stored => return self.serve(conn).await,
                 Attempt::Rejected => {
                     fresh = false;
                     continue;
@@ -155,6 +161,11 @@ impl Exchange {
             let polled = poll_fn(|cx| self.poll(cx, conn, &mut upstream, &mut moved)).await;
             match polled {
                 Ok(Verdict::Delivered) => return Attempt::Over(upstream),
+                Ok(Verdict::Rejected) if self.download.serve.is_some() => {
+                    self.judge(&conn.client.worker, worker::now());
+                    self.leave(conn, upstream);
+                    return Attempt::Stored;
+                }
                 Ok(Verdict::Rejected) => match self.another(conn, true, true) {
                     Some(picked) => {
                         self.judge(&conn.client.worker, worker::now());
@@ -241,6 +252,7 @@ impl Exchange {
             is_secure: self.is_secure,
             hsts_line: if self.is_secure { self.route.hsts_line() } else { None },
             compress: self.wish.and_then(|wish| Some((self.route.compress()?, wish))),
+            route: &self.route,
             retry: rule(&self.route, self.takes_any, &self.facts, self.retries),
         };
         let received =
@@ -410,7 +422,9 @@ impl Exchange {
         self.picked.metrics.retries.inc();
         self.retries += 1;
         self.upload.rewind();
+        let plan = self.download.plan.take();
         self.download = download(&conn.client);
+        self.download.plan = plan;
     }
 
     /// Keeps the connection of a rejected answer if nothing of that is left on it.
@@ -443,8 +457,26 @@ impl Exchange {
         }
     }
 
+    /// Serves what is kept in the place of a response.
+    async fn serve(&mut self, conn: &mut Conn) -> After {
+        let Some(serve) = self.download.serve.take() else { return After::Close };
+        let (id, route) = (self.id.clone(), Arc::clone(&self.route));
+        let mut hit = Box::new(Hit::new(*serve, self.facts, id, route, self.wish, self.is_secure));
+        self.count(hit.status(), worker::now());
+        self.upload.let_go(&mut conn.input);
+        hit.run(conn).await
+    }
+
     /// There is no response, or only a part of one.
     async fn fail(&mut self, conn: &mut Conn, reason: Reason) -> After {
+        if self.download.is_untold() && reason.status() != 499 {
+            let stale = self.download.plan.as_mut().and_then(|plan| plan.failed());
+            if let Some(serve) = stale {
+                conn.client.worker.metrics.ended(reason);
+                self.download.serve = Some(Box::new(serve));
+                return self.serve(conn).await;
+            }
+        }
         self.count(reason.status(), worker::now());
         let body_read = self.upload.is_read();
         self.upload.let_go(&mut conn.input);

@@ -2,6 +2,7 @@
 
 use super::begin::Order;
 use super::exchange::Exchange;
+use super::hit::Hit;
 use super::reply::{Form, Refusal};
 use super::{After, Conn};
 use crate::h1::Reason;
@@ -31,6 +32,13 @@ impl Waiting {
                 After::Close
             }
             Err(reason) => {
+                let mut order = order;
+                if let Some(serve) = order.plan.as_mut().and_then(|plan| plan.failed()) {
+                    conn.client.worker.metrics.ended(reason);
+                    let Order { facts, id, route, wish, is_secure, .. } = order;
+                    let mut hit = Box::new(Hit::new(serve, facts, id, route, wish, is_secure));
+                    return hit.run(conn).await;
+                }
                 let seconds = (worker::now() - order.started).as_secs_f64();
                 full.metrics.answered(reason.status(), seconds);
                 let Order { facts, id, json, route, is_secure, .. } = order;

@@ -43,6 +43,9 @@ pub enum RouteFault {
     /// What passes over TCP, UDP or TLS has no client that could be sent elsewhere.
     #[error("it is for tcp, udp or tls and brings clients to https")]
     TcpHttps,
+    /// What passes over TCP, UDP or TLS has no answers.
+    #[error("it is for tcp, udp or tls and caches answers")]
+    TcpCache,
     /// It changes what is not there.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
@@ -344,6 +347,9 @@ fn place(route: &Route) -> Result<Place<'_>, RouteFault> {
     }
     if route.https.is_some() && !matches!(route.rule, Rule::Http(_)) {
         return Err(RouteFault::TcpHttps);
+    }
+    if route.cache.is_some() && !matches!(route.rule, Rule::Http(_)) {
+        return Err(RouteFault::TcpCache);
     }
     match (&route.rule, &route.listener) {
         (Rule::Http(rule), _) => Ok(Place::Http(rule)),

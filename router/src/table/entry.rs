@@ -1,13 +1,16 @@
 //! A compiled route: what a request may hold of the table, and the choice of its endpoint.
 
 use std::cmp::Ordering;
+use std::hash::BuildHasher;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use portolan_discovery::model::record::encode;
 use portolan_discovery::model::route::Percent;
 use portolan_discovery::model::{
-    CompressRule, Concurrency, Host, HttpRule, HttpsRule, ListenerName, PageSetName, PathPattern,
-    Predicates, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule, ServiceName,
+    CacheRule, CompressRule, Concurrency, Host, HttpRule, HttpsRule, ListenerName, PageSetName,
+    PathPattern, Predicates, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule,
+    ServiceName,
 };
 use smallvec::SmallVec;
 
@@ -82,6 +85,22 @@ struct Share {
     leader: bool,
 }
 
+/// How a route keeps answers.
+#[derive(Debug)]
+pub(crate) struct Cached {
+    pub(crate) rule: CacheRule,
+    /// Another one for another route, and for this one when anything about it has changed.
+    pub(crate) mark: u64,
+}
+
+impl Cached {
+    fn of(record: &Route) -> Option<Box<Self>> {
+        let rule = **record.cache.as_ref()?;
+        let mark = super::seed().hash_one(&encode(record));
+        Some(Box::new(Self { rule, mark }))
+    }
+}
+
 /// A compiled route. In the order of use: what a pick reads shares a cache line with the count of
 /// references, which it writes.
 #[derive(Debug)]
@@ -104,6 +123,8 @@ pub struct RouteEntry {
     https: Option<Box<Https>>,
     /// Who gets copies of its requests.
     mirror: Option<Box<Share>>,
+    /// How it keeps answers, if it does.
+    cached: Option<Box<Cached>>,
     /// The largest request body in bytes.
     pub body_bytes_max: Option<u64>,
     /// The name.
@@ -169,6 +190,7 @@ impl RouteEntry {
                 let service = known(ServiceKey::of(&mirror.service));
                 Box::new(Share { service, weight: 1, leader: false })
             }),
+            cached: Cached::of(record),
             weight_sum: shares.iter().map(|share| share.weight).sum(),
             shares,
             record: Arc::clone(record),
@@ -214,6 +236,22 @@ impl RouteEntry {
     /// Which answers are compressed, if any.
     pub fn compress(&self) -> Option<&CompressRule> {
         if self.compresses { self.record.compress.as_deref() } else { None }
+    }
+
+    /// How answers are kept, if they are.
+    pub(crate) fn cached(&self) -> Option<&Cached> {
+        self.cached.as_deref()
+    }
+
+    /// The first of its services that exists, which hits are counted for, and whether any of them
+    /// is sticky.
+    pub(crate) fn cache_service<'t>(
+        &self,
+        table: &'t Table,
+    ) -> (Option<&'t Arc<ServiceTable>>, bool) {
+        let mut services = self.shares.iter().filter_map(|share| table.by_key(&share.service));
+        let is_sticky = services.clone().any(|service| service.is_sticky());
+        (services.next(), is_sticky)
     }
 
     /// The record it is compiled from.

@@ -32,6 +32,11 @@ impl Clock {
         }
     }
 
+    /// Seconds of Unix time.
+    pub(crate) fn second(&self) -> u64 {
+        self.second.get()
+    }
+
     /// The value of a `Date` field.
     pub(crate) fn date(&self) -> [u8; DATE_BYTES] {
         *self.date.borrow()
@@ -49,7 +54,7 @@ fn since_1970(now: SystemTime) -> Duration {
 }
 
 /// RFC 9110 §5.6.7: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date(second: u64) -> [u8; DATE_BYTES] {
+pub(crate) fn http_date(second: u64) -> [u8; DATE_BYTES] {
     let (days, rest) = (second / 86_400, second % 86_400);
     let (year, month, day) = civil(days);
     let mut date = *b"Thu, 01 Jan 1970 00:00:00 GMT";

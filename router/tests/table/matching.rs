@@ -1,6 +1,6 @@
 //! Which route takes a request: the semantics of the Gateway API, without Kubernetes.
 
-use portolan_discovery::model::CompressRule;
+use portolan_discovery::model::{CacheRule, CompressRule};
 use portolan_router::{Conflict, RequestView, RouteFault};
 
 use crate::world::*;
@@ -390,21 +390,25 @@ fn a_route_that_cannot_work_is_left_out_and_reported() {
     everywhere.listener = None;
     let mut packed = tcp_route("packed", "db", "db");
     packed.compress = Some(Box::new(CompressRule::usual()));
+    let mut kept = tcp_route("kept", "db", "db");
+    kept.cache = Some(Box::new(CacheRule::usual()));
     let mut world = World::new();
-    let report = world.apply(&[put_route(&nowhere), put_route(&everywhere), put_route(&packed)]);
+    let report = world.apply(&[&nowhere, &everywhere, &packed, &kept].map(put_route));
     assert_eq!(
         report.rejected,
         [
             ("everywhere".parse().unwrap(), RouteFault::NoListener),
+            ("kept".parse().unwrap(), RouteFault::TcpCache),
             ("nowhere".parse().unwrap(), RouteFault::NoBackend),
             ("packed".parse().unwrap(), RouteFault::TcpCompress),
         ]
     );
-    assert_eq!(world.metrics.rejected.get(), 3);
+    assert_eq!(world.metrics.rejected.get(), 4);
     assert!(world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).is_none());
     // Mended, it works; gone, it leaves without a trace.
     let mended = put_route(&route("nowhere", "a.test", "/"));
-    world.apply(&[mended, delete_route("everywhere"), delete_route("packed")]);
+    let gone = ["everywhere", "packed", "kept"].map(delete_route);
+    world.apply(&[&[mended], &gone[..]].concat());
     assert!(world.table.route(&RequestView::get(&listener("main"), "a.test", "/")).is_some());
 }
 

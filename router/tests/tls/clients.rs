@@ -1,12 +1,13 @@
 //! Certificates of clients: who is let in, and what instances are told of them.
 
+use portolan_discovery::model::{CacheRule, CacheWish};
 use portolan_router::ClientCertificates;
 use rustls::ClientConfig;
 
 use super::authority::{Authority, Pem, set};
 use super::handshakes::{client, rig, shake};
 use super::peer::Peer;
-use super::rig::{Rig, until};
+use super::rig::{Rig, route, routed, until};
 
 fn with_certificate(authority: &Authority, pem: &Pem) -> ClientConfig {
     let (chain, key) = pem.pair();
@@ -59,6 +60,25 @@ async fn an_instance_is_told_of_the_certificate_and_never_of_a_claimed_one() {
     let lines: Vec<&str> = with.lines().filter(|line| line.starts_with("Client-Cert")).collect();
     let body: String = pem.chain.lines().filter(|line| !line.starts_with("---")).collect();
     assert_eq!(lines, [format!("Client-Cert: :{body}:")]);
+}
+
+#[tokio::test]
+async fn what_a_client_with_a_certificate_gets_is_not_kept_for_others() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let mut rig = rig_for(&authority, &clients, false).await;
+    let mut cached = route("/", "web");
+    let default_ttl = Some(std::time::Duration::from_secs(60));
+    let wish = CacheWish { default_ttl, ..CacheWish::default() };
+    cached.cache = Some(Box::new(CacheRule::new(&wish).unwrap()));
+    rig.apply_and_wait(&[routed(&cached)]).await;
+    let pem = clients.issue(&["me.test"]);
+    let mine = seen(&rig, with_certificate(&authority, &pem)).await.unwrap();
+    assert!(mine.contains("Client-Cert"), "{mine}");
+    let without = seen(&rig, client(&authority)).await.unwrap();
+    assert!(!without.contains("Client-Cert"), "{without}");
+    assert_eq!(seen(&rig, client(&authority)).await.unwrap(), without, "that is kept");
+    let mine = seen(&rig, with_certificate(&authority, &pem)).await.unwrap();
+    assert!(mine.contains("Client-Cert"), "{mine}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What else a route and its services say, a line each: what a request may go through beside
 //! its way to an instance.
 
-use portolan_discovery::model::{Coding, CompressRule, RetryRule, Route};
+use portolan_discovery::model::{CacheRule, Coding, CompressRule, RetryRule, Route};
 use portolan_router::{BackendView, Explanation};
 
 /// All of it, the route's first.
@@ -35,6 +35,9 @@ fn of_route(route: &Route) -> Vec<String> {
     if let Some(retry) = &route.retry {
         lines.push(of_retry(retry));
     }
+    if let Some(cache) = &route.cache {
+        lines.push(of_cache(cache));
+    }
     lines
 }
 
@@ -45,6 +48,15 @@ fn of_retry(retry: &RetryRule) -> String {
         statuses.join(", "),
         retry.attempts()
     )
+}
+
+fn of_cache(cache: &CacheRule) -> String {
+    let life = match cache.default_ttl() {
+        Some(ttl) => format!(", or {} if they do not", humantime::format_duration(ttl)),
+        None => String::new(),
+    };
+    let bytes = cache.object_bytes_max();
+    format!("answers up to {bytes} bytes are cached for as long as they say{life}")
 }
 
 fn of_compress(rule: &CompressRule, coding: Option<Coding>) -> String {

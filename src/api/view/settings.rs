@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use portolan_discovery::model::route::Levels;
-use portolan_discovery::model::{Coding, CompressRule, Concurrency, Hsts, RetryRule, Sticky};
+use portolan_discovery::model::{
+    CacheRule, CacheWish, Coding, CompressRule, Concurrency, Hsts, RetryRule, Sticky,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -183,6 +185,69 @@ impl CompressView {
     }
 }
 
+/// Which answers are kept in the router's cache, and for how long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheView {
+    /// The largest body that is kept, in bytes; 1 MiB when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_bytes_max: Option<u64>,
+    /// How long answers are fresh that do not say so, in milliseconds; they are not kept when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_ttl_ms: Option<u64>,
+    /// Whether a tenth of the time since its last change is how long an answer is fresh that does
+    /// not say so; false when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heuristic: Option<bool>,
+    /// How long stale answers are served while they are fetched again, in milliseconds; 0 when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_while_revalidate_ms: Option<u64>,
+    /// How long stale answers are served when no instance answers, in milliseconds; 0 when left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_if_error_ms: Option<u64>,
+    /// How long a request waits for the answer to another one like it, in milliseconds; 5,000 when
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+    /// Whether `Cache-Control` of requests counts; true when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obey_requests: Option<bool>,
+}
+
+impl From<&CacheRule> for CacheView {
+    fn from(rule: &CacheRule) -> Self {
+        Self {
+            object_bytes_max: Some(rule.object_bytes_max()),
+            default_ttl_ms: super::millis(rule.default_ttl()),
+            heuristic: Some(rule.heuristic()),
+            stale_while_revalidate_ms: super::millis(Some(rule.stale_while_revalidate())),
+            stale_if_error_ms: super::millis(Some(rule.stale_if_error())),
+            wait_ms: super::millis(Some(rule.wait())),
+            obey_requests: Some(rule.obey_requests()),
+        }
+    }
+}
+
+impl CacheView {
+    /// The record, or what is wrong.
+    pub fn record(&self) -> Result<CacheRule, String> {
+        let span = |millis: Option<u64>| millis.map(Duration::from_millis);
+        let wish = CacheWish {
+            object_bytes_max: self.object_bytes_max,
+            default_ttl: span(self.default_ttl_ms),
+            heuristic: self.heuristic,
+            stale_while_revalidate: span(self.stale_while_revalidate_ms),
+            stale_if_error: span(self.stale_if_error_ms),
+            wait: span(self.wait_ms),
+            obey_requests: self.obey_requests,
+        };
+        CacheRule::new(&wish).map_err(|error| error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +265,10 @@ mod tests {
         let rule = CompressRule::new(Some(vec![Coding::Gzip]), Some(5), types, level).unwrap();
         assert_eq!(CompressView::from(&rule).record(), Ok(rule));
         assert_eq!(CompressView::default().record(), Ok(CompressRule::usual()));
+        let wish = CacheWish { default_ttl: Some(Duration::from_secs(9)), ..CacheWish::default() };
+        let rule = CacheRule::new(&wish).unwrap();
+        assert_eq!(CacheView::from(&rule).record(), Ok(rule));
+        assert_eq!(CacheView::default().record(), Ok(CacheRule::usual()));
     }
 
     #[test]
@@ -218,5 +287,7 @@ mod tests {
             let error = serde_json::from_str::<CompressView>(text).unwrap().record().unwrap_err();
             assert!(error.contains(part), "{error}");
         }
+        let cache = CacheView { wait_ms: Some(90_000), ..CacheView::default() };
+        assert!(cache.record().unwrap_err().contains("wait is at most 60 s"));
     }
 }

@@ -6,14 +6,15 @@ use std::ops::Range;
 
 use portolan_discovery::model::route::{Mirror, Percent};
 use portolan_discovery::model::{
-    Backend, CompressRule, HostPattern, HttpRule, HttpsRule, ListenerName, NodeName, Origin,
-    PathPattern, Predicates, Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule,
-    ServiceName, TlsRule, Weight,
+    Backend, CacheRule, CompressRule, HostPattern, HttpRule, HttpsRule, ListenerName, NodeName,
+    Origin, PathPattern, Predicates, Protocol, RetryRule, Rewrite, Route, RouteName, RouteTimeouts,
+    Rule, ServiceName, TlsRule, Weight,
 };
 use toml::Spanned;
 
 use super::{Reader, tls};
 use crate::config::Listener;
+use crate::config::cache::CacheFile;
 use crate::config::compress::CompressFile;
 use crate::config::error::ConfigError;
 use crate::config::file::{BackendFile, HstsFile, MirrorFile, RetryFile, RewriteFile, RouteFile};
@@ -110,6 +111,7 @@ impl Reader<'_> {
         let mirror = file.mirror.map(|mirror| self.mirror(mirror, &rule)).transpose()?;
         let retry = file.retry.map(|retry| self.retry(retry, &rule)).transpose()?;
         let compress = file.compress.map(|compress| self.compress(compress, &rule)).transpose()?;
+        let cache = file.cache.map(|cache| self.cache(cache, &rule)).transpose()?;
         let listener = file.listener.map(Spanned::into_inner);
         Ok(Route {
             name: match file.name {
@@ -130,6 +132,7 @@ impl Reader<'_> {
             mirror,
             retry,
             compress: compress.flatten(),
+            cache: cache.flatten(),
             https,
             body_bytes_max: file.body_max.map(|size| size.0),
             error_pages: file.error_pages.map(Spanned::into_inner),
@@ -272,6 +275,21 @@ impl Reader<'_> {
         match file.into_inner().0 {
             Some(_) if !matches!(rule, Rule::Http(_)) => {
                 let what = "a route of a TCP, UDP or TLS listener compresses nothing";
+                Err(self.source.at(place, what, "remove it, or name an HTTP listener"))
+            }
+            wanted => Ok(wanted.map(Box::new)),
+        }
+    }
+
+    fn cache(
+        &self,
+        file: Spanned<CacheFile>,
+        rule: &Rule,
+    ) -> Result<Option<Box<CacheRule>>, ConfigError> {
+        let place = file.span();
+        match file.into_inner().0 {
+            Some(_) if !matches!(rule, Rule::Http(_)) => {
+                let what = "a route of a TCP, UDP or TLS listener caches nothing";
                 Err(self.source.at(place, what, "remove it, or name an HTTP listener"))
             }
             wanted => Ok(wanted.map(Box::new)),

@@ -16,13 +16,13 @@ use crate::h1::{
 };
 
 /// What is encoded in one go, in bytes as they come: of that, a millisecond at most.
-const PIECE: usize = 16 * 1024;
+pub(in crate::proxy) const PIECE: usize = 16 * 1024;
 /// Pieces that one response may have encoded before others get their turn.
-pub(super) const TURN_PIECES_MAX: usize = 2;
+pub(in crate::proxy) const TURN_PIECES_MAX: usize = 2;
 
 /// Lets others have their turn, and what sockets have to say be heard before the next one. A
 /// task that just wakes itself would be run many times before that.
-pub(super) fn rest(cx: &mut Context<'_>) {
+pub(in crate::proxy) fn rest(cx: &mut Context<'_>) {
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
