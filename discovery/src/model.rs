@@ -31,6 +31,6 @@ pub use route::{
     HttpsRule, PathPattern, Predicates, RetryRule, Rewrite, Route, RouteTimeouts, Rule, TlsRule,
 };
 pub use service::{
-    Balancing, Concurrency, CookieName, Ejection, HashBy, Protocol, ProxyVersion, Service,
-    ServiceTls, ServiceTlsError, Sticky,
+    Balancing, Concurrency, CookieName, Ejection, HashBy, HttpVersion, Protocol, ProxyVersion,
+    Service, ServiceTls, ServiceTlsError, Sticky,
 };

@@ -121,6 +121,8 @@ pub struct Endpoint {
     pub weight: Weight,
     /// Whether connections to it are kept for the next request.
     pub keep_alive: bool,
+    /// Whether it is spoken to in HTTP/2.
+    pub http2: bool,
     /// The header that connections to it begin with, if any: each is for one client then.
     pub proxy_protocol: Option<ProxyVersion>,
     /// How it is spoken to by TLS, if it is.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use portolan_discovery::model::route::{HeaderName, ParameterName};
 use portolan_discovery::model::{
-    Coding, Concurrency, HostPattern, InstanceId, ListenerName, Override, PathPattern, Predicates,
-    ProxyVersion, Revision, Route, RouteName, Rule, ServiceName, ServiceTls, Weight,
+    Coding, Concurrency, HostPattern, HttpVersion, InstanceId, ListenerName, Override, PathPattern,
+    Predicates, ProxyVersion, Revision, Route, RouteName, Rule, ServiceName, ServiceTls, Weight,
 };
 use portolan_discovery::snapshot::State;
 
@@ -138,6 +138,8 @@ pub struct BackendView {
     pub limit: Option<Concurrency>,
     /// Requests that wait for an instance with room.
     pub waiting: u32,
+    /// Which HTTP its instances are spoken to in.
+    pub http_version: HttpVersion,
     /// The PROXY header that connections to its instances begin with.
     pub proxy_protocol: Option<ProxyVersion>,
     /// How connections to it are TLS, if they are.
@@ -262,6 +264,7 @@ impl Table {
                 kept: table.is_some_and(|table| table.is_kept()),
                 limit: limit.map(|(limit, _)| *limit),
                 waiting: limit.map_or(0, |(_, waiting)| waiting),
+                http_version: record.map_or_else(Default::default, |it| it.service.http_version),
                 proxy_protocol: record.and_then(|entry| entry.service.proxy_protocol),
                 tls: record.and_then(|entry| entry.service.tls.clone()),
                 endpoints,

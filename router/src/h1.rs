@@ -46,7 +46,9 @@ pub use method::{Method, Upgrade, Version};
 pub use reason::Reason;
 pub use recode::{Recode, write_recoded_trailer};
 pub(crate) use reply::phrase;
-pub use reply::{CONTINUE, Client, Reply, write_error, write_error_head, write_reply};
+pub use reply::{
+    CONTINUE, Client, Reply, write_error, write_error_head, write_grpc_error, write_reply,
+};
 pub use request::{Request, RequestFacts, parse_request};
 pub use response::{Phase, Response, ResponseFacts, parse_response};
 pub use target::TargetForm;

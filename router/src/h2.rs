@@ -1,6 +1,6 @@
 //! HTTP/2 as a dialect at the edges. The exchange speaks HTTP/1.1; a request of an HTTP/2 client
 //! becomes a [`Stream`](crate::stream::Stream) that reads and writes as a connection with one
-//! request would. So rules, routes, retries, queues, bodies and pages are the same for both.
+//! request would, and so does a request to an instance that speaks HTTP/2. So rules, routes, retries, queues, bodies and pages are the same for both.
 //!
 //! Frames, windows and HPACK are the `h2` crate's. Here are the limits that it does not have, and
 //! the socket under it: what it writes frame by frame leaves in few system calls.
@@ -8,16 +8,26 @@
 mod flood;
 mod frames;
 mod inbound;
+mod intake;
+mod link;
+mod outbound;
+mod outflow;
 mod request;
 mod response;
 mod room;
 mod serve;
 mod wire;
 
+use std::io;
 use std::time::Duration;
+
+use h2::Reason;
+use response::Garbled;
 
 pub(crate) use flood::Flood;
 pub(crate) use inbound::Inbound;
+pub(crate) use link::{Links, open};
+pub(crate) use outbound::Outbound;
 pub(crate) use serve::serve;
 
 /// What an HTTP/2 client sends first, up to where it is no request of HTTP/1.1 (RFC 9113 §3.4).
@@ -48,9 +58,38 @@ const RESETS_PENDING_MAX: usize = 2_000;
 /// Streams that we have reset, and of which frames may still come.
 const RESETS_KEPT_MAX: usize = STREAMS_MAX as usize;
 
+/// Requests that one connection to an instance has under way at a time, whatever that allows.
+const LINK_STREAMS_MAX: usize = 100;
+/// Bytes of one answer that an instance may send before the client has taken some. The connection
+/// has a window for all of them: who does not read holds up nobody else.
+const ANSWER_WINDOW: u32 = 64 * 1024;
+const LINK_WINDOW: u32 = LINK_STREAMS_MAX as u32 * ANSWER_WINDOW;
+
 /// From here on the answers of a connection are read in small pieces: all of them may have to wait
 /// for the same client.
 const STREAMS_FEW: usize = 8;
 
 /// The time for a client to read why its connection ends.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// The instance has done nothing of the request, and says so (RFC 9113 §8.7).
+#[derive(Debug, thiserror::Error)]
+#[error("the instance has not looked at the request")]
+pub(crate) struct Unprocessed(#[source] h2::Error);
+
+/// Why a stream broke off.
+fn broken(error: h2::Error) -> io::Error {
+    let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    // Streams that a goodbye speaks of go on; others end with it.
+    if error.is_remote() && (is_refused || error.is_go_away()) {
+        return io::Error::new(io::ErrorKind::ConnectionReset, Unprocessed(error));
+    }
+    match error.is_io() {
+        true => error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()),
+        false => io::Error::new(io::ErrorKind::ConnectionReset, error),
+    }
+}
+
+fn garbled(_: Garbled) -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}

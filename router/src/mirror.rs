@@ -174,7 +174,7 @@ impl Copy {
         let Some(Ok(upstream)) = exchanged else { return };
         self.place.outcome = Outcome::Answered;
         // One that began with a header that names nobody is not for clients.
-        let is_shared = picked.keep_alive && picked.proxy_protocol.is_none();
+        let is_shared = picked.keep_alive && picked.proxy_protocol.is_none() && !picked.http2;
         if let Some(upstream) = upstream.filter(|_| is_shared) {
             worker.pool.put(&picked.state, upstream, worker.wheel.now());
         }
@@ -187,15 +187,20 @@ impl Copy {
     }
 
     /// Sends the copy and reads its answer. The connection comes back if it can be used again.
-    async fn exchange(&self, worker: &Worker, picked: &InFlight) -> io::Result<Option<Upstream>> {
+    async fn exchange(
+        &self,
+        worker: &Rc<Worker>,
+        picked: &InFlight,
+    ) -> io::Result<Option<Upstream>> {
         let kept = match picked.proxy_protocol {
+            _ if picked.http2 => upstream::kept_link(worker, picked),
             None => worker.pool.take(&picked.state, worker.wheel.now(), Care::Once),
             Some(_) => None,
         };
         let mut upstream = match kept {
             Some(kept) => kept,
             None => {
-                let stream = upstream::begin(picked, header(picked)).await?;
+                let stream = upstream::begin(worker, picked, header(picked)).await?;
                 Upstream { stream, reused: false, idle_max: worker.timeouts.upstream_idle }
             }
         };

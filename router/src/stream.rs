@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::h2::Inbound;
+use crate::h2::{Inbound, Outbound};
 
 pub(crate) use secured::{Met, Secured};
 
@@ -26,6 +26,8 @@ pub(crate) enum Stream {
     Tls(Box<Secured>),
     /// A request of a client that speaks HTTP/2.
     Inbound(Box<Inbound>),
+    /// A request to an instance that speaks HTTP/2.
+    Outbound(Box<Outbound>),
 }
 
 impl From<TcpStream> for Stream {
@@ -40,7 +42,7 @@ impl Stream {
         match self {
             Self::Plain(tcp) => Some(tcp),
             Self::Tls(secured) => Some(secured.tcp()),
-            Self::Inbound(_) => None,
+            Self::Inbound(_) | Self::Outbound(_) => None,
         }
     }
 
@@ -53,18 +55,20 @@ impl Stream {
                 Some((tcp.peer_addr().ok()?, tcp.local_addr().ok()?))
             }
             Self::Inbound(inbound) => inbound.ends(),
+            // Nobody asks: it is of an instance.
+            Self::Outbound(_) => None,
         }
     }
 
     /// Whether it is a stream of an HTTP/2 connection.
     pub(crate) fn is_h2(&self) -> bool {
-        matches!(self, Self::Inbound(_))
+        matches!(self, Self::Inbound(_) | Self::Outbound(_))
     }
 
     /// Whether many others share its connection, so that all may have to wait for one reader.
     pub(crate) fn is_one_of_many(&self) -> bool {
         match self {
-            Self::Plain(_) | Self::Tls(_) => false,
+            Self::Plain(_) | Self::Tls(_) | Self::Outbound(_) => false,
             Self::Inbound(inbound) => inbound.is_one_of_many(),
         }
     }
@@ -72,7 +76,7 @@ impl Stream {
     /// What is known of the other side since the handshake, if there was one.
     pub(crate) fn met(&self) -> Option<&Met> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Outbound(_) => None,
             Self::Tls(secured) => Some(secured.met()),
             Self::Inbound(inbound) => inbound.met(),
         }
@@ -82,14 +86,14 @@ impl Stream {
     pub(crate) fn take_met(&mut self) -> Option<Met> {
         match self {
             Self::Tls(secured) => Some(secured.take_met()),
-            Self::Plain(_) | Self::Inbound(_) => None,
+            Self::Plain(_) | Self::Inbound(_) | Self::Outbound(_) => None,
         }
     }
 
     /// The protocol that was agreed on in the handshake (ALPN), if there was one.
     pub(crate) fn agreed_protocol(&self) -> Option<&[u8]> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Outbound(_) => None,
             Self::Tls(secured) => secured.session().alpn_protocol(),
             Self::Inbound(inbound) => inbound.met().map(|_| &b"h2"[..]),
         }
@@ -102,7 +106,7 @@ impl Stream {
             Self::Plain(_) => false,
             Self::Tls(secured) => secured.has_unsent(),
             // The connection's task brings them on their way.
-            Self::Inbound(_) => false,
+            Self::Inbound(_) | Self::Outbound(_) => false,
         }
     }
 
@@ -123,7 +127,7 @@ impl Stream {
             // Not `poll_read_ready`: that one says "nothing" to a task that has used up its turn.
             Self::Plain(tcp) => tcp.try_io(Interest::READABLE, || Ok(())).is_err(),
             Self::Tls(secured) => secured.is_quiet(),
-            Self::Inbound(_) => false,
+            Self::Inbound(_) | Self::Outbound(_) => false,
         }
     }
 
@@ -150,6 +154,7 @@ impl Stream {
             }
             Self::Tls(secured) => secured.poll_news(cx),
             Self::Inbound(inbound) => inbound.poll_news(cx),
+            Self::Outbound(_) => Poll::Pending,
         }
     }
 }
@@ -174,6 +179,7 @@ impl AsyncRead for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, room),
             Self::Tls(secured) => secured.poll_read(cx, room),
             Self::Inbound(inbound) => inbound.poll_read(cx, room),
+            Self::Outbound(outbound) => outbound.poll_read(cx, room),
         }
     }
 }
@@ -189,6 +195,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Tls(secured) => secured.poll_write(cx, &[IoSlice::new(bytes)]),
             Self::Inbound(inbound) => inbound.poll_write(cx, bytes),
+            Self::Outbound(outbound) => outbound.poll_write(cx, bytes),
         }
     }
 
@@ -205,6 +212,10 @@ impl AsyncWrite for Stream {
                 let part = parts.iter().find(|part| !part.is_empty());
                 inbound.poll_write(cx, part.map_or(&[], |part| part))
             }
+            Self::Outbound(outbound) => {
+                let part = parts.iter().find(|part| !part.is_empty());
+                outbound.poll_write(cx, part.map_or(&[], |part| part))
+            }
         }
     }
 
@@ -215,7 +226,7 @@ impl AsyncWrite for Stream {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(_) | Self::Inbound(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::Inbound(_) | Self::Outbound(_) => Poll::Ready(Ok(())),
             Self::Tls(secured) => secured.poll_send(cx),
         }
     }
@@ -225,6 +236,8 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(secured) => secured.poll_shutdown(cx),
             Self::Inbound(inbound) => Poll::Ready(inbound.shut_down()),
+            // A request has an end of its own.
+            Self::Outbound(_) => Poll::Ready(Ok(())),
         }
     }
 }

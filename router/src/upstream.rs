@@ -12,8 +12,10 @@ use std::rc::Rc;
 
 use portolan_discovery::model::{Protocol, ProxyVersion};
 use tokio::io::AsyncWriteExt;
+use tokio_util::either::Either;
 
 use crate::endpoint::Endpoint;
+use crate::h2;
 use crate::pool::{self, Care, Owner, Upstream};
 use crate::proxy_protocol::{Ends, Introduction, write};
 use crate::stream::Stream;
@@ -62,10 +64,21 @@ impl Drop for Name {
 #[inline]
 pub(crate) fn kept(client: &Client, picked: &Endpoint, care: Care) -> Option<Upstream> {
     let worker = &client.worker;
+    if picked.http2 {
+        return kept_link(worker, picked);
+    }
     match picked.proxy_protocol {
         None => worker.pool.take(&picked.state, worker.wheel.now(), care),
         Some(_) => worker.pool.take_own(owner(client)?, &picked.state, worker.wheel.now()),
     }
+}
+
+/// A place on a connection of HTTP/2 that is there. One with a client's header is nobody else's.
+#[cold]
+pub(crate) fn kept_link(worker: &Worker, picked: &Endpoint) -> Option<Upstream> {
+    let is_shared = picked.proxy_protocol.is_none();
+    let stream = is_shared.then(|| worker.links.take(&picked.state))??;
+    Some(Upstream { stream, reused: true, idle_max: worker.timeouts.upstream_idle })
 }
 
 /// Keeps a connection on which nothing is under way.
@@ -73,6 +86,8 @@ pub(crate) fn kept(client: &Client, picked: &Endpoint, care: Care) -> Option<Ups
 pub(crate) fn keep(client: &mut Client, picked: &Endpoint, upstream: Upstream) {
     let worker = &client.worker;
     match picked.proxy_protocol {
+        // Its connection is kept by itself.
+        _ if upstream.stream.is_h2() => {}
         None => worker.pool.put(&picked.state, upstream, worker.wheel.now()),
         Some(_) => {
             let own = client.own.get_or_insert_default();
@@ -101,11 +116,24 @@ pub(crate) fn open(
     picked: &Endpoint,
 ) -> impl Future<Output = io::Result<Stream>> + use<> {
     let header = picked.proxy_protocol.map(|version| header(version, client).into_boxed_slice());
-    begin(picked, header)
+    begin(&client.worker, picked, header)
+}
+
+/// Opens a connection that begins with this header, or a place on one of HTTP/2.
+pub(crate) fn begin(
+    worker: &Rc<Worker>,
+    picked: &Endpoint,
+    header: Option<Box<[u8]>>,
+) -> impl Future<Output = io::Result<Stream>> + use<> {
+    match picked.http2 {
+        false => Either::Left(connect(picked, header)),
+        // Apart, so that the other way needs no more room for it.
+        true => Either::Right(Box::pin(h2::open(worker, picked, header))),
+    }
 }
 
 /// Opens a connection that begins with this header, and with TLS if the instance speaks that.
-pub(crate) fn begin(
+pub(crate) fn connect(
     picked: &Endpoint,
     header: Option<Box<[u8]>>,
 ) -> impl Future<Output = io::Result<Stream>> + use<> {

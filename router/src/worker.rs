@@ -33,6 +33,7 @@ use crate::drain::{self, Order};
 use crate::endpoint::{Endpoint, InFlight};
 use crate::greet;
 use crate::h1::HeadScratch;
+use crate::h2::Links;
 use crate::listener::{self, Listener};
 use crate::pages::ErrorPages;
 use crate::passthrough;
@@ -94,6 +95,8 @@ pub(crate) struct Worker {
     pub(crate) wheel: Rc<Wheel>,
     pub(crate) clock: Clock,
     pub(crate) pool: Pool,
+    /// Connections to instances that speak HTTP/2.
+    pub(crate) links: Links,
     pub(crate) budget: RetryBudget,
     pub(crate) metrics: Arc<WorkerMetrics>,
     /// The answers that all workers keep.
@@ -149,7 +152,9 @@ impl Client {
                 Ok(Self { stream, ..self })
             }
             // Nobody shakes hands twice.
-            Stream::Tls(_) | Stream::Inbound(_) => Err(tls::Outcome::Malformed),
+            Stream::Tls(_) | Stream::Inbound(_) | Stream::Outbound(_) => {
+                Err(tls::Outcome::Malformed)
+            }
         }
     }
 }
@@ -192,6 +197,7 @@ impl Worker {
             wheel: Wheel::new(),
             clock: Clock::new(wall_clock()),
             pool: Pool::new(limits.upstream_idle_max),
+            links: Links::default(),
             budget: RetryBudget::new(),
             metrics: Arc::clone(&start.metrics),
             cache: Arc::clone(&start.cache),
@@ -475,6 +481,7 @@ async fn tick(worker: Rc<Worker>) {
 }
 
 async fn sweep(worker: &Worker) {
+    worker.links.sweep(worker.wheel.now());
     tokio::task::unconstrained(async { worker.pool.sweep(worker.wheel.now()) }).await;
 }
 

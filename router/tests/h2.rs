@@ -2,7 +2,6 @@
 //! whole router.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-#[expect(dead_code, reason = "shared with the tests of TLS, which use the rest of it")]
 #[path = "tls/authority.rs"]
 mod authority;
 #[path = "h2/bodies.rs"]
@@ -15,9 +14,13 @@ mod ends;
 mod floods;
 #[path = "h2/frames.rs"]
 mod frames;
+#[path = "h2/grpc.rs"]
+mod grpc;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use the rest of it")]
 #[path = "proxy/instance.rs"]
 mod instance;
+#[path = "h2/instances.rs"]
+mod instances;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use the rest of it")]
 #[path = "proxy/peer.rs"]
 mod peer;
@@ -28,5 +31,7 @@ mod requests;
 mod rig;
 #[path = "h2/secured.rs"]
 mod secured;
+#[path = "h2/server.rs"]
+mod server;
 #[path = "h2/tunnels.rs"]
 mod tunnels;

@@ -12,10 +12,10 @@ use portolan_discovery::model::route::{
     Matches, Mirror, PercentError, PredicateError, Predicates, ValuePattern,
 };
 use portolan_discovery::model::{
-    App, AppName, Backend, Health, HttpRule, HttpsRule, Instance, InstanceId, JobSpec, Key,
-    ListenerName, Origin, Override, Phase, ProcessName, Protocol, ProxyVersion, Release, ReleaseId,
-    Rewrite, Route, RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName, TlsRule, Weight,
-    Word, record,
+    App, AppName, Backend, Health, HttpRule, HttpVersion, HttpsRule, Instance, InstanceId, JobSpec,
+    Key, ListenerName, Origin, Override, Phase, ProcessName, Protocol, ProxyVersion, Release,
+    ReleaseId, Rewrite, Route, RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName,
+    TlsRule, Weight, Word, record,
 };
 use portolan_discovery::store::Store;
 
@@ -65,6 +65,17 @@ fn kind(text: Option<&str>) -> Result<Protocol, ApiError> {
     }
 }
 
+fn http_version(text: Option<&str>) -> Result<HttpVersion, ApiError> {
+    match text {
+        None | Some("h1") => Ok(HttpVersion::H1),
+        Some("h2") => Ok(HttpVersion::H2),
+        Some(other) => Err(ApiError::invalid(
+            format!("\"{other}\" is no version of HTTP that instances are spoken to in"),
+            "expected h1 or h2",
+        )),
+    }
+}
+
 fn proxy_version(text: &str) -> Result<ProxyVersion, ApiError> {
     let known = ProxyVersion::ALL.into_iter().find(|version| version.as_str() == text);
     known.ok_or_else(|| {
@@ -92,6 +103,7 @@ pub(super) async fn put_service(
     let service = Service {
         name,
         protocol: protocol(call.protocol.as_deref())?,
+        http_version: http_version(call.http_version.as_deref())?,
         keep_alive: call.keep_alive.unwrap_or(true),
         balancing: balancing(call.balance.as_deref(), call.hash_by.as_deref())
             .map_err(|error| ApiError::invalid(error, ""))?,

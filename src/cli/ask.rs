@@ -64,8 +64,14 @@ pub(super) async fn services(
         } else {
             let header = view.proxy_protocol.as_ref();
             let header = header.map(|version| format!(", PROXY {version}")).unwrap_or_default();
+            let version = if view.http_version.is_some() { " in HTTP/2" } else { "" };
             let tls = if view.tls.is_some() { " by TLS" } else { "" };
-            say!("{} ({}{tls}{header}): {}", view.name, view.protocol, counts(&view.states));
+            say!(
+                "{} ({}{version}{tls}{header}): {}",
+                view.name,
+                view.protocol,
+                counts(&view.states)
+            );
             print_instances(&view.instances);
         }
         return Ok(());

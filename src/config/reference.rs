@@ -435,6 +435,13 @@ const BEFORE_ROUTES: &[Setting] = &[
     row("[[services]]", "protocol", "http", "\"http\", \"tcp\" or \"udp\"", "What it speaks."),
     row(
         "[[services]]",
+        "http_version",
+        "h1",
+        "\"h1\" or \"h2\"",
+        "Which HTTP instances are spoken to in. `h2` is agreed on where there is TLS, else it begins with the first byte; a connection serves many requests at a time. See docs/HTTP2.md.",
+    ),
+    row(
+        "[[services]]",
         "keep_alive",
         "true",
         "true or false",

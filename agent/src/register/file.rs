@@ -10,8 +10,8 @@ use std::num::NonZeroU32;
 
 use portolan_discovery::model::service::{BalanceWord, BalancingError, ConcurrencyError};
 use portolan_discovery::model::{
-    Balancing, Concurrency, Ejection, HashBy, InstanceId, Origin, Protocol, ProxyVersion, Service,
-    ServiceName, ServiceTls, Sticky, Weight,
+    Balancing, CheckKind, Concurrency, Ejection, HashBy, HttpVersion, InstanceId, Origin, Protocol,
+    ProxyVersion, Service, ServiceName, ServiceTls, Sticky, Weight,
 };
 use serde::Deserialize;
 
@@ -105,6 +105,8 @@ macro_rules! service_keys {
             name: ServiceName,
             #[serde(default, deserialize_with = "value::protocol")]
             protocol: Protocol,
+            #[serde(default)]
+            http_version: HttpVersion,
             #[serde(default = "yes")]
             keep_alive: bool,
             #[serde(default, deserialize_with = "value::sticky")]
@@ -133,6 +135,7 @@ macro_rules! service_keys {
                 Ok(Service {
                     name: self.name.clone(),
                     protocol: self.protocol,
+                    http_version: self.http_version,
                     keep_alive: self.keep_alive,
                     sticky: self.sticky.clone(),
                     concurrency: Concurrency::from_keys(self.in_flight_max, self.queue_max, wait)?,
@@ -182,6 +185,13 @@ pub struct InstanceFile {
 enum BodyError {
     #[error("two instances of {service} have the id {id}: give each its own id or address")]
     SameId { service: ServiceName, id: InstanceId },
+    #[error(
+        "the checks of {service} speak HTTP/1.1 and its instances HTTP/2: \
+         check them with a kind other than http"
+    )]
+    HttpCheck { service: ServiceName },
+    #[error("http_version is h2, but {service} does not speak http")]
+    NotHttp { service: ServiceName },
     #[error(transparent)]
     Balancing(#[from] BalancingError),
     #[error(transparent)]
@@ -195,6 +205,13 @@ fn body(
 ) -> Result<Body, BodyError> {
     let mut ids = BTreeSet::new();
     let checks: Vec<_> = checks.into_iter().map(|check| check.0).collect();
+    let is_h2 = service.http_version == HttpVersion::H2;
+    if is_h2 && service.protocol != Protocol::Http {
+        return Err(BodyError::NotHttp { service: service.name });
+    }
+    if is_h2 && checks.iter().any(|check| matches!(check.kind, CheckKind::Http { .. })) {
+        return Err(BodyError::HttpCheck { service: service.name });
+    }
     let mut all = Vec::new();
     for InstanceFile { id, addr, weight, labels } in instances {
         let id = id.unwrap_or_else(|| id_of(addr));

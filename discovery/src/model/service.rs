@@ -42,6 +42,24 @@ pub enum Protocol {
     Tls,
 }
 
+/// Which HTTP the instances of a service are spoken to in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    H1,
+    /// HTTP/2: agreed on where there is TLS, else from the first byte.
+    H2,
+}
+
+impl HttpVersion {
+    /// Whether nothing was said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What all instances of a service have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -50,6 +68,9 @@ pub struct Service {
     /// What it speaks.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Which HTTP its instances are spoken to in.
+    #[serde(default, skip_serializing_if = "HttpVersion::is_default")]
+    pub http_version: HttpVersion,
     /// Whether connections to instances are kept for the next request.
     #[serde(default = "yes")]
     pub keep_alive: bool,
@@ -90,6 +111,7 @@ impl Service {
         Self {
             name,
             protocol: Protocol::Http,
+            http_version: HttpVersion::H1,
             keep_alive: true,
             balancing: Balancing::P2c,
             slow_start: None,

@@ -74,6 +74,40 @@ pub fn write_error_head(
     write_head(&head, client, out)
 }
 
+/// Appends a complete reply to a call of gRPC: its status is in the fields, and that of HTTP says only
+/// that this is so.
+pub fn write_grpc_error(reason: Reason, client: &Client<'_>, out: &mut Vec<u8>) {
+    let head = Head {
+        status: 200,
+        media_type: "application/grpc",
+        length: 0,
+        retry_after_s: None,
+        reason: Some(reason),
+        location: None,
+    };
+    write_head(&head, client, out);
+    // Behind them the empty line again.
+    out.truncate(out.len() - b"\r\n".len());
+    out.extend_from_slice(b"Grpc-Status: ");
+    push_decimal(out, grpc_status(reason.status()));
+    out.extend_from_slice(b"\r\n");
+    push_line(out, b"Grpc-Message", reason.explain().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The status of a call for one of HTTP, as gRPC's own libraries have it
+/// (`http-grpc-status-mapping.md`).
+fn grpc_status(status: u16) -> u64 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
 /// Appends a complete reply.
 pub fn write_reply(reply: &Reply<'_>, client: &Client<'_>, out: &mut Vec<u8>) {
     let head = Head {

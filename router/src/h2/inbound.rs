@@ -7,20 +7,20 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::StatusCode;
 use http::request::Parts;
-use smallvec::SmallVec;
 use tokio::io::ReadBuf;
 
-use super::request::{Framing, write_head, write_trailers};
+use super::intake::Intake;
+use super::outflow::Outflow;
+use super::request::{Framing, write_head};
 use super::response::{self, Garbled};
 use super::room::{Piece, Room};
-use super::{STREAM_QUEUED_MAX, STREAMS_FEW};
+use super::{STREAMS_FEW, broken, garbled};
 use crate::buffer;
-use crate::h1::{BodyFraming, BodyState, CHUNK_END, ChunkHead, LAST_CHUNK};
+use crate::h1::{BodyFraming, BodyState};
 use crate::stream::{Met, News};
 use crate::upstream::Name;
 use crate::worker::Worker;
@@ -66,34 +66,23 @@ impl Drop for Place {
     }
 }
 
-/// Where the request is.
-#[derive(Debug)]
-enum Asking {
-    Head(Box<Parts>),
-    Body,
-    Over,
-}
-
 /// Where the answer is.
 #[derive(Debug)]
 enum Answering {
     /// A part of its head, mostly nothing.
     Head(Vec<u8>),
-    Body(SendStream<Piece>, BodyState),
-    Tunnel(SendStream<Piece>),
+    /// Its body, or what comes through a tunnel.
+    Body(Outflow),
     Over,
 }
 
 /// A request and its answer.
 #[derive(Debug)]
 pub(crate) struct Inbound {
-    asking: Asking,
+    /// The request's head, until it is read.
+    head: Option<Box<Parts>>,
     framing: Framing,
-    body: RecvStream,
-    /// Of the body: what has come and is not read.
-    data: Bytes,
-    /// Framing that is not read.
-    rest: SmallVec<[u8; 32]>,
+    intake: Intake,
     answering: Answering,
     respond: SendResponse<Piece>,
     is_head: bool,
@@ -110,13 +99,13 @@ impl Inbound {
         shared: &Rc<Shared>,
     ) -> Self {
         shared.open.set(shared.open.get() + 1);
+        let framing = Framing::of(&parts, body.is_end_stream());
+        let (is_chunked, has_none) = (framing == Framing::Chunked, framing == Framing::None);
         Self {
-            framing: Framing::of(&parts, body.is_end_stream()),
             is_head: parts.method == http::Method::HEAD,
-            asking: Asking::Head(Box::new(parts)),
-            body,
-            data: Bytes::new(),
-            rest: SmallVec::new(),
+            head: Some(Box::new(parts)),
+            framing,
+            intake: Intake::new(body, is_chunked, has_none),
             answering: Answering::Head(Vec::new()),
             respond,
             fault: Reason::INTERNAL_ERROR,
@@ -151,7 +140,7 @@ impl Inbound {
     pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<News> {
         let reset = match &mut self.answering {
             Answering::Head(_) => self.respond.poll_reset(cx),
-            Answering::Body(send, _) | Answering::Tunnel(send) => send.poll_reset(cx),
+            Answering::Body(outflow) => outflow.poll_reset(cx),
             Answering::Over => return Poll::Pending,
         };
         reset.map(|_| News::Closed)
@@ -163,97 +152,26 @@ impl Inbound {
         cx: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = room.filled().len();
-        loop {
-            self.read_rest(room);
-            if room.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            match &self.asking {
-                Asking::Over => return Poll::Ready(Ok(())),
-                Asking::Head(_) => self.read_head(room)?,
-                Asking::Body if !self.data.is_empty() => self.read_data(room),
-                Asking::Body => match self.poll_data(cx) {
-                    Poll::Ready(more) => more?,
-                    Poll::Pending if room.filled().len() > before => return Poll::Ready(Ok(())),
-                    Poll::Pending => return Poll::Pending,
-                },
-            }
-        }
+        let has_head = match self.head.take() {
+            Some(parts) => self.read_head(&parts, room).map(|()| true)?,
+            None => false,
+        };
+        self.intake.poll_read(cx, room, has_head)
     }
 
-    fn read_rest(&mut self, room: &mut ReadBuf<'_>) {
-        let count = self.rest.len().min(room.remaining());
-        if count > 0 {
-            room.put_slice(&self.rest[..count]);
-            self.rest.drain(..count);
-        }
-    }
-
-    #[inline]
-    fn read_head(&mut self, room: &mut ReadBuf<'_>) -> io::Result<()> {
-        let Asking::Head(parts) = &self.asking else { return Ok(()) };
+    fn read_head(&mut self, parts: &Parts, room: &mut ReadBuf<'_>) -> io::Result<()> {
         let mut key = [0; KEY_BYTES];
         if self.framing == Framing::Tunnel {
             key = self.shared().worker.random(tunnel_key);
         }
         let mut head = buffer::head();
-        let written = write_head(parts, self.framing, &key, &mut head);
-        if written.is_err() {
+        if write_head(parts, self.framing, &key, &mut head).is_err() {
             self.fault = Reason::PROTOCOL_ERROR;
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let count = head.len().min(room.remaining());
-        room.put_slice(&head[..count]);
-        self.rest.extend_from_slice(&head[count..]);
+        self.intake.put(&head, room);
         buffer::give_back_head(head);
-        self.asking = match self.framing {
-            Framing::None => Asking::Over,
-            _ => Asking::Body,
-        };
         Ok(())
-    }
-
-    /// What is taken may be sent again by the client: so it never has more under way than we hold.
-    fn read_data(&mut self, room: &mut ReadBuf<'_>) {
-        let count = self.data.len().min(room.remaining());
-        room.put_slice(&self.data[..count]);
-        self.data.advance(count);
-        // Fails only for more than has come.
-        let _ = self.body.flow_control().release_capacity(count);
-        if self.data.is_empty() && self.framing == Framing::Chunked {
-            self.rest.extend_from_slice(CHUNK_END);
-        }
-    }
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(self.body.poll_data(cx)) {
-            Some(Ok(data)) if data.is_empty() => {}
-            Some(Ok(data)) => {
-                if self.framing == Framing::Chunked {
-                    self.rest.extend_from_slice(ChunkHead::new(data.len()).as_bytes());
-                }
-                self.data = data;
-            }
-            Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-            None => {
-                let trailers = ready!(self.body.poll_trailers(cx)).map_err(broken)?;
-                if self.framing == Framing::Chunked {
-                    self.read_end(trailers);
-                }
-                self.asking = Asking::Over;
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn read_end(&mut self, trailers: Option<http::HeaderMap>) {
-        let Some(trailers) = trailers else {
-            return self.rest.extend_from_slice(LAST_CHUNK);
-        };
-        let mut section = b"0\r\n".to_vec();
-        write_trailers(&trailers, &mut section);
-        self.rest.extend_from_slice(&section);
     }
 
     /// Takes a part of the answer.
@@ -264,42 +182,12 @@ impl Inbound {
     ) -> Poll<io::Result<usize>> {
         match &mut self.answering {
             Answering::Head(_) => Poll::Ready(self.write_head(bytes)),
-            Answering::Body(send, body) => {
-                let framing = body.framing(bytes).map_err(io::Error::other)?;
-                if body.is_done() {
-                    let trailers = body.tail();
-                    match trailers.len() {
-                        0..=2 => send.send_data(Piece::none(), true).map_err(broken)?,
-                        _ => send
-                            .send_trailers(response::trailers(trailers).map_err(garbled)?)
-                            .map_err(broken)?,
-                    }
+            Answering::Body(outflow) => {
+                let taken = ready!(outflow.poll_write(cx, &self.place.0.room, bytes))?;
+                if taken.is_over {
                     self.end();
                 }
-                if framing > 0 {
-                    return Poll::Ready(Ok(framing));
-                }
-                let Answering::Body(send, body) = &mut self.answering else {
-                    return Poll::Ready(Err(garbled(Garbled)));
-                };
-                let left = usize::try_from(body.content_left()).unwrap_or(usize::MAX);
-                let room = &self.place.0.room;
-                let count = ready!(poll_room(cx, send, room, bytes.len().min(left)))?;
-                body.decode(&bytes[..count]).map_err(io::Error::other)?;
-                let piece = Piece::new(Bytes::copy_from_slice(&bytes[..count]), room);
-                let is_last = body.is_done();
-                send.send_data(piece, is_last).map_err(broken)?;
-                if is_last {
-                    self.end();
-                }
-                Poll::Ready(Ok(count))
-            }
-            Answering::Tunnel(send) => {
-                let room = &self.place.0.room;
-                let count = ready!(poll_room(cx, send, room, bytes.len()))?;
-                let piece = Piece::new(Bytes::copy_from_slice(&bytes[..count]), room);
-                send.send_data(piece, false).map_err(broken)?;
-                Poll::Ready(Ok(count))
+                Poll::Ready(Ok(taken.count))
             }
             Answering::Over => Poll::Ready(Err(garbled(Garbled))),
         }
@@ -337,7 +225,7 @@ impl Inbound {
             // RFC 8441 §5: what is 101 there is 200 here.
             *head.response.status_mut() = StatusCode::OK;
             let send = self.respond.send_response(head.response, false).map_err(broken)?;
-            self.answering = Answering::Tunnel(send);
+            self.answering = Answering::Body(Outflow::new(send, None));
             return Ok(());
         }
         if status.is_informational() {
@@ -350,8 +238,8 @@ impl Inbound {
         match is_over {
             true => self.end(),
             false => {
-                let limits = &self.shared().worker.limits.http;
-                self.answering = Answering::Body(send, BodyState::response(framing, limits));
+                let body = BodyState::response(framing, &self.shared().worker.limits.http);
+                self.answering = Answering::Body(Outflow::new(send, Some(body)));
             }
         }
         Ok(())
@@ -366,9 +254,12 @@ impl Inbound {
 
     /// Nothing more is written. An answer that is not whole then is reset when it is dropped.
     pub(crate) fn shut_down(&mut self) -> io::Result<()> {
-        self.asking = Asking::Over;
-        if let Answering::Tunnel(send) = &mut self.answering {
-            send.send_data(Piece::none(), true).map_err(broken)?;
+        self.intake.end();
+        if self.framing == Framing::Tunnel
+            && let Answering::Body(outflow) = &mut self.answering
+            && outflow.has_no_end()
+        {
+            outflow.end()?;
             self.end();
         }
         Ok(())
@@ -383,30 +274,6 @@ impl Drop for Inbound {
     }
 }
 
-/// How much of `wanted` may be sent now: what both windows and the room of the connection take.
-fn poll_room(
-    cx: &mut Context<'_>,
-    send: &mut SendStream<Piece>,
-    room: &Room,
-    wanted: usize,
-) -> Poll<io::Result<usize>> {
-    if room.is_full(cx) {
-        return Poll::Pending;
-    }
-    let wanted = wanted.min(STREAM_QUEUED_MAX);
-    send.reserve_capacity(wanted);
-    loop {
-        match send.capacity() {
-            0 => match ready!(send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            },
-            capacity => return Poll::Ready(Ok(capacity.min(wanted))),
-        }
-    }
-}
-
 /// 16 bytes in base64 (RFC 6455 §4.1).
 const KEY_BYTES: usize = 24;
 
@@ -416,15 +283,4 @@ fn tunnel_key(random: &mut fastrand::Rng) -> [u8; KEY_BYTES] {
     // The last digit has two bits that count.
     key[KEY_BYTES - 3] = *random.choice(b"AQgw").unwrap_or(&b'A');
     key
-}
-
-fn broken(error: h2::Error) -> io::Error {
-    match error.is_io() {
-        true => error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()),
-        false => io::Error::new(io::ErrorKind::ConnectionReset, error),
-    }
-}
-
-fn garbled(_: Garbled) -> io::Error {
-    io::ErrorKind::InvalidData.into()
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use crate::h1::BodyFraming;
 
 /// Room for the fields of most heads.
-const FIELDS_USUAL: usize = 16;
+pub(super) const FIELDS_USUAL: usize = 16;
 
 /// A head.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub(super) fn trailers(section: &[u8]) -> Result<HeaderMap, Garbled> {
 }
 
 /// The fields from `at` to an empty line or the end.
-fn lines(
+pub(super) fn lines(
     shared: &Bytes,
     mut at: usize,
 ) -> impl Iterator<Item = Result<(HeaderName, HeaderValue), Garbled>> {

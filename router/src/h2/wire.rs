@@ -42,7 +42,8 @@ pub(super) struct Wire {
     /// Bytes of it that the socket has.
     at: usize,
     held: Held,
-    watch: Watch,
+    /// An instance is not watched: it is ours.
+    watch: Option<Watch>,
 }
 
 /// Who looks at the frames of a client.
@@ -137,12 +138,24 @@ impl Wire {
             flood: None,
             heads: Heads::default(),
         };
-        Self { stream, received, gathered: Vec::new(), at: 0, held: Held::default(), watch }
+        Self { received, watch: Some(watch), ..Self::of_instance(stream) }
+    }
+
+    /// The socket of an instance.
+    pub(super) fn of_instance(stream: Stream) -> Self {
+        Self {
+            stream,
+            received: Buffer::default(),
+            gathered: Vec::new(),
+            at: 0,
+            held: Held::default(),
+            watch: None,
+        }
     }
 
     /// What the client does too often, if it does.
     pub(super) fn flood(&self) -> Option<Flood> {
-        self.watch.flood
+        self.watch.as_ref()?.flood
     }
 
     /// So many requests have been taken so far. The library answers itself what it does not take for
@@ -152,7 +165,8 @@ impl Wire {
             // It may not have come to all of them.
             return;
         }
-        let Watch { worker, allowance, flood, heads, .. } = &mut self.watch;
+        let Some(watch) = &mut self.watch else { return };
+        let Watch { worker, allowance, flood, heads, .. } = watch;
         // One may not have come whole.
         let others = heads.come.saturating_sub(count + heads.refused + 1);
         while heads.faults < others {
@@ -165,7 +179,9 @@ impl Wire {
 
     /// Requests were answered in full.
     pub(super) fn answered(&mut self, count: u32) {
-        self.watch.allowance.answered(count);
+        if let Some(watch) = &mut self.watch {
+            watch.allowance.answered(count);
+        }
     }
 
     /// Gives the socket what was gathered.
@@ -204,7 +220,9 @@ impl Wire {
         if self.gathered.capacity() == 0 {
             self.gathered = SPARE.take();
         }
-        self.watch.sent(bytes);
+        if let Some(watch) = &mut self.watch {
+            watch.sent(bytes);
+        }
         self.gathered.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -214,7 +232,7 @@ impl Wire {
         cx: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.watch.flood.is_some() {
+        if self.flood().is_some() {
             // Nothing more is read; whoever sees to the connection ends it.
             return Poll::Pending;
         }
@@ -226,7 +244,9 @@ impl Wire {
             room.put_slice(&self.received.data()[..count]);
             self.received.consume(count);
         }
-        self.watch.received(&room.filled()[before..]);
+        if let Some(watch) = &mut self.watch {
+            watch.received(&room.filled()[before..]);
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -11,7 +11,7 @@ use super::exchange::Exchange;
 use super::hit::Hit;
 use super::plan::{Plan, Serve};
 use super::refresh::Refresh;
-use super::reply::{Form, Refusal};
+use super::reply::{Form, Looks, Refusal};
 use super::upload::Upload;
 use super::waiting::Waiting;
 use crate::balance::{Ask, Key};
@@ -95,8 +95,7 @@ fn hex(value: u128) -> [u8; 32] {
 pub(super) struct Order {
     pub(super) facts: RequestFacts,
     pub(super) id: RequestId,
-    /// The client would rather have errors as JSON than as a page.
-    pub(super) json: bool,
+    pub(super) looks: Looks,
     pub(super) started: Instant,
     /// When all of it has to be over, if its route says so.
     pub(super) ends: Option<Tick>,
@@ -141,15 +140,15 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
     if conn.alike.is_none() {
         worker.budget.request();
     }
-    let json = worker.gives_json() && request.prefers_json();
+    let looks = Looks::of(&request, worker, conn.client.stream.is_h2());
     let begun = match choose(conn, &request, started) {
         Ok((route, Chosen::Picked(picked, plan))) => {
             let may_get_cookie = picked.cookie.is_some();
-            let order = order(conn, &request, id, json, started, route, may_get_cookie, plan);
+            let order = order(conn, &request, id, looks, started, route, may_get_cookie, plan);
             Begun::Forward(Box::new(Exchange::new(order, picked, started, &conn.client)))
         }
         Ok((route, Chosen::Full(full, plan))) => {
-            let order = order(conn, &request, id, json, started, route, true, plan);
+            let order = order(conn, &request, id, looks, started, route, true, plan);
             Begun::Wait(Box::new(Waiting { order, full }))
         }
         Ok((route, Chosen::Kept(serve, again))) => {
@@ -163,7 +162,7 @@ pub(super) fn begin(conn: &mut Conn) -> Begun {
         Ok((_, Chosen::Alike(alike))) => return Begun::Alike(Box::new(alike)),
         Err(refused) => {
             let is_secure = is_secure(conn, &request);
-            Begun::Refuse(Box::new(refused.refusal(facts, id, json, is_secure, started)))
+            Begun::Refuse(Box::new(refused.refusal(facts, id, looks, is_secure, started)))
         }
     };
     let head_len = request.head_len();
@@ -206,7 +205,7 @@ fn order(
     conn: &Conn,
     request: &Request<'_>,
     id: RequestId,
-    json: bool,
+    looks: Looks,
     started: Instant,
     route: Arc<RouteEntry>,
     may_get_cookie: bool,
@@ -228,7 +227,7 @@ fn order(
     upload.copy = copy;
     let is_secure = (may_get_cookie || route.hsts_line().is_some()) && is_secure(conn, request);
     let wish = route.compress().map(|rule| Wish::of(rule, request));
-    Order { facts, id, json, started, ends, route, upload, is_secure, wish, plan }
+    Order { facts, id, looks, started, ends, route, upload, is_secure, wish, plan }
 }
 
 /// Whether the client came by https, at least to the proxy before us.
@@ -269,11 +268,11 @@ impl Refused {
         self,
         facts: RequestFacts,
         id: RequestId,
-        json: bool,
+        looks: Looks,
         is_secure: bool,
         started: Instant,
     ) -> Refusal {
-        let form = Form { route: self.route, json, is_secure };
+        let form = Form { route: self.route, looks, is_secure };
         match self.why {
             Why::Reason(reason) => Refusal::of_request(reason, facts, id, form),
             Why::LastHop => Refusal::at_last_hop(facts, id),

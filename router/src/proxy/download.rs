@@ -57,6 +57,8 @@ pub(super) struct Asked<'r> {
     pub(super) keep_alive: bool,
     /// The connection to the instance has served a request before.
     pub(super) reused: bool,
+    /// It speaks HTTP/2.
+    pub(super) is_h2: bool,
     /// The endpoint that answers.
     pub(super) picked: &'r InFlight,
     /// The client came by https.
@@ -101,6 +103,14 @@ impl Asked<'_> {
             listener: self.listener,
             route: self.route,
             request: &self.request,
+        }
+    }
+
+    /// The protocol that the answer came by.
+    fn received(&self, response: &Response<'_>) -> Received {
+        match self.is_h2 {
+            false => response.version().into(),
+            true => Received::V20,
         }
     }
 }
@@ -368,7 +378,7 @@ impl Download {
         let date = asked.worker.clock.date();
         let mut several = Vec::new();
         let kept = self.plan.as_ref().map_or(&b""[..], |plan| plan.lines());
-        let (via, line) = asked.lines(response.version().into(), kept, &mut several);
+        let (via, line) = asked.lines(asked.received(&response), kept, &mut several);
         let deliver = Deliver {
             request: asked.request,
             keep_alive: asked.keep_alive,

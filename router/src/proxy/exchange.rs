@@ -15,7 +15,7 @@ use super::download::{Asked, Download, Receiving};
 use super::fault::{Failure, Retry, is_gateway_status};
 use super::hit::Hit;
 use super::pace::{self, Pace};
-use super::reply::{Answer, Asker, Form};
+use super::reply::{Answer, Asker, Form, Looks};
 use super::upload::{Sending, Upload};
 use super::{After, Conn};
 use crate::balance::{Key, Tried};
@@ -80,14 +80,14 @@ pub(super) struct Exchange {
     takes_any: bool,
     /// The client may have gone; bytes of its next request hide that.
     watch_client: bool,
-    /// The client would rather have JSON than a page, as far as anybody asked.
-    json: bool,
+    /// What an error looks like.
+    looks: Looks,
 }
 
 impl Exchange {
     /// `asked` is when the instance was picked.
     pub(super) fn new(order: Order, picked: InFlight, asked: Instant, client: &Client) -> Self {
-        let Order { facts, id, json, started, ends, route, upload, is_secure, wish, plan } = order;
+        let Order { facts, id, looks, started, ends, route, upload, is_secure, wish, plan } = order;
         let mut download = download(client);
         download.plan = plan;
         Self {
@@ -109,7 +109,7 @@ impl Exchange {
             wish,
             takes_any: false,
             watch_client: true,
-            json,
+            looks,
         }
     }
 
@@ -191,7 +191,9 @@ impl Exchange {
     }
 
     async fn connect(&mut self, conn: &mut Conn) -> Result<Stream, Failure> {
-        conn.client.worker.metrics.upstream_opened.inc();
+        if !self.picked.http2 {
+            conn.client.worker.metrics.upstream_opened.inc();
+        }
         let wait = self.route.timeouts().connect.unwrap_or(conn.client.worker.timeouts.connect);
         self.start_wait(&conn.client.timer, wait);
         let ends = self.ends;
@@ -248,6 +250,7 @@ impl Exchange {
                 && self.upload.is_read()
                 && !client.worker.is_draining(),
             reused: upstream.reused,
+            is_h2: upstream.stream.is_h2(),
             picked: &self.picked,
             is_secure: self.is_secure,
             hsts_line: if self.is_secure { self.route.hsts_line() } else { None },
@@ -338,7 +341,12 @@ impl Exchange {
             && self.upload.body_bytes() == 0
             && !self.download.had_interim();
         if sending == Sending::Client && !awaits_permission {
-            let body_idle = self.route.timeouts().body_idle.unwrap_or(timeouts.client_body);
+            // A call of gRPC may say little for long, as its answer may.
+            let usual = match self.looks {
+                Looks::Grpc => timeouts.response_idle,
+                Looks::Page | Looks::Json => timeouts.client_body,
+            };
+            let body_idle = self.route.timeouts().body_idle.unwrap_or(usual);
             return (body_idle, Reason::BodyTimeout);
         }
         let first_byte = self.route.timeouts().first_byte.unwrap_or(timeouts.first_byte);
@@ -349,6 +357,7 @@ impl Exchange {
     fn paced(&mut self, worker: &Worker, sending: Sending, reason: Reason) -> Option<Tick> {
         match (sending, reason) {
             (Sending::Over, _) => None,
+            _ if self.looks == Looks::Grpc => None,
             (Sending::Client, Reason::BodyTimeout) => self.body_due(worker),
             (Sending::Client | Sending::Upstream, _) => {
                 self.pace.blocked(worker.wheel.now());
@@ -379,7 +388,7 @@ impl Exchange {
     fn may_retry(&mut self, conn: &Conn, failure: Failure) -> bool {
         let allowed = match failure.retry {
             Retry::Never => false,
-            Retry::Safe => true,
+            Retry::Safe | Retry::Refused => true,
             Retry::Reused => self.facts.method.is_idempotent() || self.upload.is_unsent(),
         };
         if !allowed || self.retries >= conn.client.worker.limits.retries_max {
@@ -487,7 +496,7 @@ impl Exchange {
             let answer = {
                 let form = Form {
                     route: Some(Arc::clone(&self.route)),
-                    json: self.json,
+                    looks: self.looks,
                     is_secure: self.is_secure,
                 };
                 let (facts, id) = (Some(self.facts), Some(&self.id));

@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::h1::Reason;
+use crate::h2::Unprocessed;
 use crate::tls::InstanceTlsError;
 
 /// Whether a failed attempt may be repeated (RFC 9110 §9.2.2).
@@ -14,6 +15,8 @@ pub(super) enum Retry {
     Never,
     /// Yes, on another instance: nothing of the request has reached this one.
     Safe,
+    /// Yes, on any instance: this one has said that it has not looked at the request.
+    Refused,
     /// A kept connection ended before the first byte of the response, most likely because it
     /// had been idle: yes, on a new one, if the request may be sent twice.
     Reused,
@@ -35,7 +38,7 @@ impl Failure {
     /// Whether it speaks against the instance. A kept connection that has ended does not: it
     /// had most likely been idle for too long.
     pub(super) fn blames_instance(self) -> bool {
-        self.retry != Retry::Reused && is_gateway_error(self.reason)
+        !matches!(self.retry, Retry::Reused | Retry::Refused) && is_gateway_error(self.reason)
     }
 
     /// Whether another attempt takes from the retry budget.
@@ -56,7 +59,13 @@ impl Failure {
             Some(_) => Reason::UpstreamReset,
             None => Reason::UpstreamClosed,
         };
-        let retry = if reused && !begun { Retry::Reused } else { Retry::Never };
+        let is_refused =
+            error.and_then(io::Error::get_ref).is_some_and(|it| it.is::<Unprocessed>());
+        let retry = match () {
+            () if is_refused => Retry::Refused,
+            () if reused && !begun => Retry::Reused,
+            () => Retry::Never,
+        };
         Self { reason, retry }
     }
 }

@@ -81,7 +81,7 @@ impl Refresh {
             return;
         };
         // One that began with a header that names nobody is not for clients.
-        if picked.keep_alive && picked.proxy_protocol.is_none() {
+        if picked.keep_alive && picked.proxy_protocol.is_none() && !picked.http2 {
             worker.pool.put(&picked.state, upstream, worker.wheel.now());
         }
     }
@@ -89,17 +89,18 @@ impl Refresh {
     /// Sends the request and takes its answer. The connection comes back if it can be used again.
     async fn exchange(
         &mut self,
-        worker: &Worker,
+        worker: &Rc<Worker>,
         picked: &InFlight,
     ) -> io::Result<Option<Upstream>> {
         let kept = match picked.proxy_protocol {
+            _ if picked.http2 => upstream::kept_link(worker, picked),
             None => worker.pool.take(&picked.state, worker.wheel.now(), Care::Repeatable),
             Some(_) => None,
         };
         let mut upstream = match kept {
             Some(kept) => kept,
             None => {
-                let stream = upstream::begin(picked, header(picked)).await?;
+                let stream = upstream::begin(worker, picked, header(picked)).await?;
                 Upstream { stream, reused: false, idle_max: worker.timeouts.upstream_idle }
             }
         };

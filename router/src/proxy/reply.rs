@@ -10,22 +10,53 @@ use super::begin::RequestId;
 use super::{After, Conn};
 use crate::buffer::{self, Buffer, Outbox};
 use crate::h1::{
-    self, BodyFraming, Method, Reason, Reply, RequestFacts, write_error, write_error_head,
-    write_reply,
+    self, BodyFraming, Method, Reason, Reply, Request, RequestFacts, write_error, write_error_head,
+    write_grpc_error, write_reply,
 };
 use crate::pages::Content;
 use crate::table::RouteEntry;
+use crate::worker::Worker;
 use crate::worker::clock::DATE_BYTES;
 
 type Date = [u8; DATE_BYTES];
+
+/// What an error looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Looks {
+    /// A page, or the short text.
+    #[default]
+    Page,
+    /// JSON, if there is a page: the client would rather have it.
+    Json,
+    /// The status of a call: the client speaks gRPC.
+    Grpc,
+}
+
+impl Looks {
+    pub(super) fn of(request: &Request<'_>, worker: &Worker, is_h2: bool) -> Self {
+        if is_h2 && request.header("content-type").is_some_and(is_grpc) {
+            return Self::Grpc;
+        }
+        match worker.gives_json() && request.prefers_json() {
+            true => Self::Json,
+            false => Self::Page,
+        }
+    }
+}
+
+/// `application/grpc`, with what the messages are coded in, or without.
+fn is_grpc(media_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    media_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+        && matches!(media_type.get(GRPC.len()), None | Some(b'+' | b';'))
+}
 
 /// What the looks of an error depend on, beside what went wrong.
 #[derive(Debug, Default)]
 pub(super) struct Form {
     /// The route, whose pages it may be.
     pub(super) route: Option<Arc<RouteEntry>>,
-    /// The client would rather have JSON than a page.
-    pub(super) json: bool,
+    pub(super) looks: Looks,
     /// The client came by https, as far as is known.
     pub(super) is_secure: bool,
 }
@@ -195,6 +226,10 @@ impl Answer {
         let keep_alive = asker.keeps_alive(conn);
         let date = worker.clock.date();
         let client = asker.client(conn, keep_alive, &date);
+        if asker.form.looks == Looks::Grpc {
+            write_grpc_error(reason, &client, outbox.head());
+            return Self { keep_alive, page: None };
+        }
         let Some(Content { media_type, bytes }) = content(conn, reason, asker) else {
             write_error(reason, &client, outbox.head());
             return Self { keep_alive, page: None };
@@ -240,5 +275,5 @@ fn content(conn: &Conn, reason: Reason, asker: &Asker<'_>) -> Option<Content> {
     }
     let set = asker.form.route.as_ref().and_then(|route| route.page_set());
     let id = asker.id.map_or("", RequestId::as_str);
-    pages.content(reason, set, asker.form.json, id)
+    pages.content(reason, set, asker.form.looks == Looks::Json, id)
 }

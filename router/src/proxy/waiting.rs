@@ -41,8 +41,8 @@ impl Waiting {
                 }
                 let seconds = (worker::now() - order.started).as_secs_f64();
                 full.metrics.answered(reason.status(), seconds);
-                let Order { facts, id, json, route, is_secure, .. } = order;
-                let form = Form { route: Some(route), json, is_secure };
+                let Order { facts, id, looks, route, is_secure, .. } = order;
+                let form = Form { route: Some(route), looks, is_secure };
                 Box::new(Refusal::of_request(reason, facts, id, form)).send(conn).await
             }
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_discovery::model::{
-    Concurrency, Ejection, InstanceId, Override, Protocol, ServiceName, Sticky,
+    Concurrency, Ejection, HttpVersion, InstanceId, Override, Protocol, ServiceName, Sticky,
 };
 use portolan_discovery::snapshot::{self, ServiceEntry, State};
 
@@ -483,6 +483,7 @@ fn endpoint(
 ) -> Arc<Endpoint> {
     let instance = &member.instance;
     let sticky = entry.service.sticky.as_ref();
+    let http2 = entry.service.http_version == HttpVersion::H2;
     let before = previous
         .and_then(|previous| previous.member(&instance.id))
         .map(|member| &member.endpoint)
@@ -491,6 +492,7 @@ fn endpoint(
     if let Some(before) = before
         && before.weight == instance.weight
         && before.keep_alive == entry.service.keep_alive
+        && before.http2 == http2
         && before.proxy_protocol == entry.service.proxy_protocol
         && previous.and_then(ServiceTable::sticky).map(|(sticky, _)| sticky) == sticky
     {
@@ -502,6 +504,7 @@ fn endpoint(
         addr: instance.addr,
         weight: instance.weight,
         keep_alive: entry.service.keep_alive,
+        http2,
         proxy_protocol: entry.service.proxy_protocol,
         tls: tls.cloned(),
         cookie: sticky

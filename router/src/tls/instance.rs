@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use portolan_discovery::model::{Protocol, Service, ServiceTls};
+use portolan_discovery::model::{HttpVersion, Protocol, Service, ServiceTls};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -26,6 +26,7 @@ use crate::stream::{Secured, Stream};
 pub struct InstanceTls {
     settings: ServiceTls,
     protocol: Protocol,
+    version: HttpVersion,
     /// None: a file could not be used, and nobody is spoken to. To go on without would be to trust
     /// anybody.
     config: Option<Arc<ClientConfig>>,
@@ -40,21 +41,23 @@ impl InstanceTls {
     /// The same as `previous` while nothing has changed.
     pub(crate) fn of(service: &Service, previous: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         let Service { name, protocol, tls, .. } = service;
-        let (settings, protocol) = (tls.as_ref()?, *protocol);
+        let (settings, protocol, version) = (tls.as_ref()?, *protocol, service.http_version);
         let same = |tls: &&Arc<Self>| {
-            tls.settings == *settings && tls.protocol == protocol && tls.config.is_some()
+            tls.settings == *settings
+                && (tls.protocol, tls.version) == (protocol, version)
+                && tls.config.is_some()
         };
         if let Some(previous) = previous.filter(same) {
             return Some(Arc::clone(previous));
         }
-        let config = match config(settings, protocol) {
+        let config = match config(settings, protocol, version) {
             Ok(config) => Some(Arc::new(config)),
             Err(cause) => {
                 error!(service = %name, %cause, "tls to the instances cannot be set up: none is used");
                 None
             }
         };
-        Some(Arc::new(Self { settings: settings.clone(), protocol, config }))
+        Some(Arc::new(Self { settings: settings.clone(), protocol, version, config }))
     }
 
     /// What the record says.
@@ -84,11 +87,19 @@ impl InstanceTls {
         let mut secured = Box::new(Secured::new(tcp, session, &[]));
         let mut seen = 0;
         std::future::poll_fn(|cx| secured.poll_shake(cx, &mut seen)).await?;
+        let is_h2 = self.protocol == Protocol::Http && self.version == HttpVersion::H2;
+        if is_h2 && secured.session().alpn_protocol() != Some(b"h2") {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "it does not speak HTTP/2"));
+        }
         Ok(Stream::Tls(secured))
     }
 }
 
-fn config(settings: &ServiceTls, protocol: Protocol) -> Result<ClientConfig, String> {
+fn config(
+    settings: &ServiceTls,
+    protocol: Protocol,
+    version: HttpVersion,
+) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
@@ -110,7 +121,10 @@ fn config(settings: &ServiceTls, protocol: Protocol) -> Result<ClientConfig, Str
         _ => builder.with_no_client_auth(),
     };
     if protocol == Protocol::Http {
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![match version {
+            HttpVersion::H1 => b"http/1.1".to_vec(),
+            HttpVersion::H2 => b"h2".to_vec(),
+        }];
     }
     Ok(config)
 }

@@ -134,8 +134,8 @@ async fn pings() {
     let mut stage = Stage::new().await;
     let raw = flooded(&stage, &[], &frame(PING, 0, 0, &[0; 8])).await;
     stage.ends(raw, "pings").await;
-    let raw = flooded(&stage, &[], &frame(PING, ACK, 0, &[0; 8])).await;
-    drop(raw);
+    let mut raw = flooded(&stage, &[], &frame(PING, ACK, 0, &[0; 8])).await;
+    assert_eq!(raw.next_of(GOAWAY).await.expect("a goodbye").code(), CALM);
     until("both", || stage.floods("pings") == 2.0).await;
 }
 

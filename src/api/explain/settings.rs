@@ -1,7 +1,7 @@
 //! What else a route and its services say, a line each: what a request may go through beside
 //! its way to an instance.
 
-use portolan_discovery::model::{CacheRule, Coding, CompressRule, RetryRule, Route};
+use portolan_discovery::model::{CacheRule, Coding, CompressRule, HttpVersion, RetryRule, Route};
 use portolan_router::{BackendView, Explanation};
 
 /// All of it, the route's first.
@@ -91,6 +91,9 @@ fn of_service(backend: &BackendView) -> Vec<String> {
             false => "no certificate is verified".to_owned(),
         };
         lines.push(format!("connections to {service} are TLS: {held}"));
+    }
+    if backend.http_version == HttpVersion::H2 {
+        lines.push(format!("{service} is spoken to in HTTP/2: connections are shared by requests"));
     }
     if let Some(version) = backend.proxy_protocol {
         lines.push(format!("connections to {service} begin with a PROXY header {version}"));

@@ -35,6 +35,9 @@ pub struct ServiceView {
     /// How much one instance does at a time; no limit when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<ConcurrencyView>,
+    /// Which HTTP instances are spoken to in: `h2`; HTTP/1.1 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_version: Option<String>,
     /// The PROXY header that connections to instances begin with, `v1` or `v2`; none when left
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +124,9 @@ pub struct ServiceCall {
     /// `http` (default), `tcp` or `udp`.
     #[serde(default)]
     pub protocol: Option<String>,
+    /// Which HTTP instances are spoken to in: `h1` (default) or `h2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_version: Option<String>,
     /// Whether connections to instances are kept for the next request; they are by default.
     #[serde(default)]
     pub keep_alive: Option<bool>,
@@ -180,6 +186,9 @@ impl From<&ServiceEntry> for ServiceView {
             ejection: entry.service.ejection.as_ref().into(),
             sticky: entry.service.sticky.as_ref().map(StickyView::from),
             concurrency: entry.service.concurrency.as_ref().map(ConcurrencyView::from),
+            http_version: Some(&entry.service.http_version)
+                .filter(|version| !version.is_default())
+                .map(word),
             proxy_protocol: entry.service.proxy_protocol.map(|version| version.to_string()),
             tls: entry.service.tls.as_ref().map(ServiceTlsView::from),
             states: states(entry.members.values()),

@@ -143,7 +143,7 @@ fn a_bad_file_is_refused_with_the_line_and_the_accepted_values() {
         (
             "protokoll = \"tcp\"",
             "web.toml:3: unknown field `protokoll`, expected one of `name`, `protocol`, \
-             `keep_alive`, `sticky`, `in_flight_max`, `queue_max`, `queue_wait`, \
+             `http_version`, `keep_alive`, `sticky`, `in_flight_max`, `queue_max`, `queue_wait`, \
              `proxy_protocol`, `tls`, `balance`, `hash_by`, `slow_start`, `ejection`, `labels`",
         ),
         (
