@@ -88,6 +88,21 @@ impl Line {
 }
 
 #[test]
+fn grpc_calls_of_every_kind_pass_with_and_without_tls() {
+    let server = Server::started("grpc_calls.py");
+    let line = Line::to(&format!(
+        "http_version = \"h2\"\ninstances = [{{ addr = \"127.0.0.1:{}\" }}]",
+        server.port
+    ));
+    let plain = line.stage.http.to_string();
+    let secure = format!("127.0.0.1:{}", line.secure);
+    for args in [&["call", &plain][..], &["call", &secure, &line.ca_file(), HOST]] {
+        let said = content("grpc_calls.py", args);
+        assert!(said.ends_with("200 at once ok\n"), "{said}");
+    }
+}
+
+#[test]
 fn grpc_calls_of_every_kind_pass_through_tcp() {
     let server = Server::started("grpc_calls.py");
     let port = free_port();
