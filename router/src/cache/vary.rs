@@ -168,7 +168,6 @@ mod tests {
             one in prop::collection::vec(("[ab]", "[xy]{0,2}"), 0..4),
             other in prop::collection::vec(("[ab]", "[xy]{0,2}"), 0..4),
         ) {
-            let (one, other): (Vec<(String, String)>, Vec<(String, String)>) = (one, other);
             let names = || vec!["a".into(), "b".into()];
             let vary = Vary::of(names(), &one).unwrap();
             prop_assert!(vary.takes(&one));

@@ -96,7 +96,7 @@ pub(crate) struct Cached {
 impl Cached {
     fn of(record: &Route) -> Option<Box<Self>> {
         let rule = **record.cache.as_ref()?;
-        let mark = super::seed().hash_one(&encode(record));
+        let mark = super::seed().hash_one(encode(record));
         Some(Box::new(Self { rule, mark }))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portolan_discovery::model::route::{CompressRule, Levels, Matches};
-use portolan_discovery::model::{CacheRule, CacheWish, Event, Route, Sticky};
+use portolan_discovery::model::{CacheRule, CacheWish, Event, Hsts, HttpsRule, Route, Sticky};
 use portolan_router::{Clear, Config};
 use tokio::sync::Notify;
 
@@ -551,6 +551,68 @@ async fn requests_do_not_wait_for_what_is_not_kept() {
         assert_eq!(client.response().await.text(), "mine");
     }
     assert_eq!((results(&rig, "pass"), results(&rig, "miss")), (19.0, 1.0));
+}
+
+#[tokio::test]
+async fn when_there_is_no_answer_those_that_wait_do_not_try_one_after_the_other() {
+    // The first connection is closed without an answer; then one comes only when all are there.
+    let all = Arc::new(tokio::sync::Barrier::new(9));
+    let gate = Arc::new(Notify::new());
+    let held = Arc::clone(&gate);
+    let instance = Instance::raw(move |mut peer, number| {
+        let (all, gate) = (Arc::clone(&all), Arc::clone(&held));
+        async move {
+            peer.request().await.unwrap();
+            if number == 0 {
+                return gate.notified().await;
+            }
+            all.wait().await;
+            peer.send(answer("200 OK", FRESH, "page")).await;
+            peer.gone().await;
+        }
+    })
+    .await;
+    // Longer than any wait of a test.
+    let wait = Some(Duration::from_secs(60));
+    let rig = rig_with(&instance, &CacheWish { wait, ..wish() });
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = rig.client().await;
+        client.send(get("/", "")).await;
+        clients.push(client);
+    }
+    until("one is sent on", || instance.connections() == 1).await;
+    until("the others wait", || rig.metric("portolan_router_cache_waits_total", &[]) == 9.0).await;
+    gate.notify_one();
+    let mut statuses = Vec::new();
+    for client in &mut clients {
+        statuses.push(client.response().await.status());
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [[200; 9].as_slice(), &[502]].concat());
+}
+
+#[tokio::test]
+async fn what_is_kept_brings_clients_to_https_like_any_answer() {
+    let instance = counting(FRESH).await;
+    let mut records = web(&[instance.addr]);
+    let mut record = cached(&wish());
+    let hsts = Hsts { max_age_s: 60, subdomains: false, preload: false };
+    record.https = Some(Box::new(HttpsRule { redirect: None, hsts: Some(hsts) }));
+    records.push(routed(&record));
+    let rig = Rig::with(&records, |config| {
+        config.listeners[0].trusted_peers = vec!["127.0.0.0/8".parse().unwrap()];
+    });
+    let mut client = rig.client().await;
+    for (proto, secure) in [("https", true), ("http", false)] {
+        for _ in 0..2 {
+            let fields = format!("X-Forwarded-Proto: {proto}\r\n");
+            let response = client.ask(get("/", &fields)).await;
+            assert_eq!(response.field("strict-transport-security").is_some(), secure, "{proto}");
+        }
+    }
+    // How a client came is part of what is asked for.
+    assert_eq!((instance.requests(), results(&rig, "hit")), (2, 2.0));
 }
 
 #[tokio::test]
