@@ -45,7 +45,7 @@ async fn a_request_goes_on_as_http_1_and_its_answer_comes_back() {
 
 #[tokio::test]
 async fn many_requests_share_a_connection() {
-    let instance = Instance::http(|request| ok(request.start().to_owned())).await;
+    let instance = Instance::http(|request| ok(request.start())).await;
     let rig = Rig::web(&[instance.addr]);
     let mut caller = Caller::connect(rig.http).await;
     let mut under_way = Vec::new();
