@@ -114,6 +114,8 @@ async fn beside_a_crowd(shape: Shape, patience: Duration) -> bool {
         config.timeouts.client_header = patience;
         config.timeouts.client_write = patience;
         config.timeouts.client_body_grace = patience;
+        // Nobody tunnels here, and pipes would take files from the crowd.
+        config.limits.pipes_max = 0;
     });
     let open = || rig.metric("portolan_router_connections_open", &[("listener", "http")]);
     let held = || rig.metric("portolan_router_buffer_bytes", &[]);
