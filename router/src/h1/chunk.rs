@@ -190,6 +190,8 @@ impl Chunks {
     }
 
     /// The state behind one byte that is neither data nor in a trailer.
+    // Two loops call it for each byte, and a call costs more than it does.
+    #[inline(always)]
     fn after(&mut self, byte: u8) -> Result<At, ChunkError> {
         Ok(match (self.at, byte) {
             (At::Size(digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F')
