@@ -6,8 +6,10 @@
 //! Knows no clock: whoever turns the wheel says how late it is.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
@@ -189,6 +191,20 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
+    /// What `future` comes to, unless the wait ends before.
+    pub(crate) async fn in_time<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.is_due() => Poll::Ready(None),
+            Poll::Pending => {
+                self.watch(cx);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
     /// The moment `wait` from now.
     pub(crate) fn after(&self, wait: Duration) -> Tick {
         self.wheel.now().after(wait)

@@ -2,10 +2,8 @@
 //! a copy is counted and nothing else: its request knows nothing of it.
 
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use portolan_discovery::model::route::Percent;
@@ -14,8 +12,7 @@ use tokio::io::AsyncWriteExt;
 use crate::balance::Ask;
 use crate::buffer::{self, Buffer};
 use crate::clock::us_at;
-use crate::deadline::Timer;
-use crate::endpoint::{Endpoint, InFlight};
+use crate::endpoint::InFlight;
 use crate::h1::{
     BodyFraming, BodyState, Limits, Phase, RequestFacts, ResponseFacts, parse_response,
 };
@@ -170,13 +167,11 @@ impl Copy {
         };
         let timer = worker.wheel.timer();
         timer.start(PATIENCE);
-        let exchanged = in_time(&timer, self.exchange(&worker, &picked)).await;
+        let exchanged = timer.in_time(self.exchange(&worker, &picked)).await;
         let Some(Ok(upstream)) = exchanged else { return };
         self.place.outcome = Outcome::Answered;
-        // One that began with a header that names nobody is not for clients.
-        let is_shared = picked.keep_alive && picked.proxy_protocol.is_none() && !picked.http2;
-        if let Some(upstream) = upstream.filter(|_| is_shared) {
-            worker.pool.put(&picked.state, upstream, worker.wheel.now());
+        if let Some(upstream) = upstream {
+            upstream::keep_ours(&worker, &picked, upstream);
         }
     }
 
@@ -192,18 +187,7 @@ impl Copy {
         worker: &Rc<Worker>,
         picked: &InFlight,
     ) -> io::Result<Option<Upstream>> {
-        let kept = match picked.proxy_protocol {
-            _ if picked.http2 => upstream::kept_link(worker, picked),
-            None => worker.pool.take(&picked.state, worker.wheel.now(), Care::Once),
-            Some(_) => None,
-        };
-        let mut upstream = match kept {
-            Some(kept) => kept,
-            None => {
-                let stream = upstream::begin(worker, picked, header(picked)).await?;
-                Upstream { stream, reused: false, idle_max: worker.timeouts.upstream_idle }
-            }
-        };
+        let mut upstream = upstream::ours(worker, picked, Care::Once).await?;
         upstream.stream.write_all(&self.bytes).await?;
         upstream.stream.flush().await?;
         let reusable = self.read_answer(worker, &mut upstream).await?;
@@ -256,24 +240,4 @@ impl Copy {
         input.consume(head_len);
         Ok(Some(facts))
     }
-}
-
-/// What the instance is told first, if its service asks for a PROXY header: a copy is the router's
-/// own request.
-fn header(picked: &Endpoint) -> Option<Box<[u8]>> {
-    picked.proxy_protocol.map(|version| version.of_our_own().into())
-}
-
-/// What `future` comes to, unless the wait of the timer ends before.
-async fn in_time<F: Future>(timer: &Timer, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if timer.is_due() => Poll::Ready(None),
-        Poll::Pending => {
-            timer.watch(cx);
-            Poll::Pending
-        }
-    })
-    .await
 }

@@ -75,7 +75,7 @@ pub(crate) fn kept(client: &Client, picked: &Endpoint, care: Care) -> Option<Ups
 
 /// A place on a connection of HTTP/2 that is there. One with a client's header is nobody else's.
 #[cold]
-pub(crate) fn kept_link(worker: &Worker, picked: &Endpoint) -> Option<Upstream> {
+fn kept_link(worker: &Worker, picked: &Endpoint) -> Option<Upstream> {
     let is_shared = picked.proxy_protocol.is_none();
     let stream = is_shared.then(|| worker.links.take(&picked.state))??;
     Some(Upstream { stream, reused: true, idle_max: worker.timeouts.upstream_idle })
@@ -117,6 +117,34 @@ pub(crate) fn open(
 ) -> impl Future<Output = io::Result<Stream>> + use<> {
     let header = picked.proxy_protocol.map(|version| header(version, client).into_boxed_slice());
     begin(&client.worker, picked, header)
+}
+
+/// A connection for a request of the router's own: a kept one, or a new one that names nobody where
+/// the service asks for a PROXY header. No limit of time, as [`open`].
+pub(crate) async fn ours(
+    worker: &Rc<Worker>,
+    picked: &Endpoint,
+    care: Care,
+) -> io::Result<Upstream> {
+    let kept = match picked.proxy_protocol {
+        _ if picked.http2 => kept_link(worker, picked),
+        None => worker.pool.take(&picked.state, worker.wheel.now(), care),
+        Some(_) => None,
+    };
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let header = picked.proxy_protocol.map(|version| version.of_our_own().into());
+    let stream = begin(worker, picked, header).await?;
+    Ok(Upstream { stream, reused: false, idle_max: worker.timeouts.upstream_idle })
+}
+
+/// Keeps a connection of [`ours`] on which nothing is under way, unless it is for nobody else: one
+/// that began with a header that names nobody is not for clients.
+pub(crate) fn keep_ours(worker: &Worker, picked: &Endpoint, upstream: Upstream) {
+    if picked.keep_alive && picked.proxy_protocol.is_none() && !picked.http2 {
+        worker.pool.put(&picked.state, upstream, worker.wheel.now());
+    }
 }
 
 /// Opens a connection that begins with this header, or a place on one of HTTP/2.

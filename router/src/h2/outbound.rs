@@ -218,11 +218,7 @@ fn request(bytes: &[u8], scheme: &Scheme) -> Result<(Request<()>, BodyFraming), 
         } else if name == TRANSFER_ENCODING {
             framing = BodyFraming::Chunked;
         } else if name == CONTENT_LENGTH {
-            let length = value.to_str().ok().and_then(|length| length.parse().ok());
-            framing = match length.ok_or(Garbled)? {
-                0 => BodyFraming::None,
-                length => BodyFraming::Length(length),
-            };
+            framing = response::framing_of(&value)?;
             headers.append(name, value);
         } else if name == TE {
             // The exchange sends no other.

@@ -40,11 +40,7 @@ pub(super) fn head(bytes: &[u8]) -> Result<Head, Garbled> {
         if name == TRANSFER_ENCODING {
             framing = BodyFraming::Chunked;
         } else if name == CONTENT_LENGTH {
-            let length = value.to_str().ok().and_then(|length| length.parse().ok());
-            framing = match length.ok_or(Garbled)? {
-                0 => BodyFraming::None,
-                length => BodyFraming::Length(length),
-            };
+            framing = framing_of(&value)?;
             headers.append(name, value);
         } else if name != CONNECTION && name != UPGRADE && !is_for_one_hop(&name) {
             headers.append(name, value);
@@ -54,6 +50,15 @@ pub(super) fn head(bytes: &[u8]) -> Result<Head, Garbled> {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(Head { response, framing })
+}
+
+/// The framing of a message with this `content-length`.
+pub(super) fn framing_of(length: &HeaderValue) -> Result<BodyFraming, Garbled> {
+    let length = length.to_str().ok().and_then(|length| length.parse().ok());
+    Ok(match length.ok_or(Garbled)? {
+        0 => BodyFraming::None,
+        length => BodyFraming::Length(length),
+    })
 }
 
 /// Whether HTTP/2 has no such field, beside those that say how a message is framed.

@@ -1,13 +1,10 @@
 //! Fetches a kept answer again in the background, while it is served stale. Whatever happens to it
 //! is told to nobody: the next request tries again.
 
-use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -15,8 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::plan::{Around, Plan};
 use crate::balance::{Key, Tried};
 use crate::buffer::{self, Buffer};
-use crate::deadline::Timer;
-use crate::endpoint::{Endpoint, InFlight};
+use crate::endpoint::InFlight;
 use crate::h1::{BodyFraming, BodyState, Phase, RequestFacts, ResponseFacts, parse_response};
 use crate::listener::Listener;
 use crate::pool::{Care, Upstream};
@@ -76,14 +72,10 @@ impl Refresh {
         let Ok(picked) = worker.pick(&self.route, key, None, &Tried::none()) else { return };
         let timer = worker.wheel.timer();
         timer.start(PATIENCE);
-        let Some(Ok(Some(upstream))) = in_time(&timer, self.exchange(&worker, &picked)).await
-        else {
+        let Some(Ok(Some(upstream))) = timer.in_time(self.exchange(&worker, &picked)).await else {
             return;
         };
-        // One that began with a header that names nobody is not for clients.
-        if picked.keep_alive && picked.proxy_protocol.is_none() && !picked.http2 {
-            worker.pool.put(&picked.state, upstream, worker.wheel.now());
-        }
+        upstream::keep_ours(&worker, &picked, upstream);
     }
 
     /// Sends the request and takes its answer. The connection comes back if it can be used again.
@@ -92,18 +84,7 @@ impl Refresh {
         worker: &Rc<Worker>,
         picked: &InFlight,
     ) -> io::Result<Option<Upstream>> {
-        let kept = match picked.proxy_protocol {
-            _ if picked.http2 => upstream::kept_link(worker, picked),
-            None => worker.pool.take(&picked.state, worker.wheel.now(), Care::Repeatable),
-            Some(_) => None,
-        };
-        let mut upstream = match kept {
-            Some(kept) => kept,
-            None => {
-                let stream = upstream::begin(worker, picked, header(picked)).await?;
-                Upstream { stream, reused: false, idle_max: worker.timeouts.upstream_idle }
-            }
-        };
+        let mut upstream = upstream::ours(worker, picked, Care::Repeatable).await?;
         upstream.stream.write_all(&self.head).await?;
         upstream.stream.flush().await?;
         let reusable = self.read_answer(worker, &mut upstream).await?;
@@ -171,23 +152,4 @@ impl Refresh {
         input.consume(head_len);
         Ok(Some(facts))
     }
-}
-
-/// What the instance is told first, if its service asks for a PROXY header.
-fn header(picked: &Endpoint) -> Option<Box<[u8]>> {
-    picked.proxy_protocol.map(|version| version.of_our_own().into())
-}
-
-/// What `future` comes to, unless the wait of the timer ends before.
-async fn in_time<F: Future>(timer: &Timer, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if timer.is_due() => Poll::Ready(None),
-        Poll::Pending => {
-            timer.watch(cx);
-            Poll::Pending
-        }
-    })
-    .await
 }
