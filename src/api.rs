@@ -2,6 +2,7 @@
 //! writes through the controller's commands. Knows nothing of how parts are started.
 
 mod cache;
+mod certificates;
 mod error;
 mod events;
 mod explain;
@@ -15,6 +16,7 @@ mod upgrade;
 pub mod view;
 mod write;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ use crate::controller::{Commands, Controller};
 use crate::live::{Live, OpenedStore, Predecessors, Readiness, Upgrades};
 
 pub use cache::{CacheClearCall, CacheClearView};
+pub use certificates::{CertificateCall, CertificateView};
 pub use error::{ApiError, ErrorBody};
 pub use guard::{Token, TokenError};
 pub use listen::serve;
@@ -52,6 +55,8 @@ pub struct Context {
     pub ports: Vec<ListenerName>,
     /// Those of them that speak TLS, with the certificate that each shows by default.
     pub tls: Vec<(ListenerName, Option<CertificateName>)>,
+    /// The certificates that the configuration names: the store's of these names are not shown.
+    pub certificate_files: BTreeSet<CertificateName>,
     /// The controller's writes.
     pub commands: Arc<Commands>,
     /// The controller's state.
@@ -94,7 +99,11 @@ fn routes(context: Arc<Context>) -> Router {
             get(read::route).put(write::put_route).delete(write::delete_route),
         )
         .route("/v1/explain", get(explain::explain))
-        .route("/v1/certificates", get(read::certificates))
+        .route("/v1/certificates", get(certificates::list))
+        .route(
+            "/v1/certificates/{certificate}",
+            get(certificates::one).put(certificates::put).delete(certificates::remove),
+        )
         .route("/v1/nodes", get(read::nodes))
         .route("/v1/overrides", get(read::overrides).post(write::put_override))
         .route("/v1/overrides/{*scope}", delete(write::delete_override))

@@ -1,5 +1,7 @@
 //! Certificates in files: read as pairs, and followed as they change. A pair that is not good is
-//! not taken, and the last good one is shown.
+//! not taken, and the last good one is shown. Those of the store are beside them.
+
+mod stored;
 
 use std::fs;
 use std::io;
@@ -12,8 +14,12 @@ use portolan_router::{CHAIN_BYTES_MAX, Certificate, CertificateError};
 
 use crate::clock;
 
+#[cfg(test)]
+pub(crate) use stored::tests::{pair, pem};
+pub use stored::{PairError, Stored, check, judge};
+
 /// The days that a certificate must still hold for nobody to be told.
-const DAYS_FEW: i64 = 14;
+pub(crate) const DAYS_FEW: i64 = 14;
 
 /// A chain and its key in files.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@ mod args;
 mod ask;
 mod authority;
 mod cache;
+mod certs;
 mod change;
 mod client;
 mod start;
@@ -89,7 +90,7 @@ async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
             ask::explain(&client, json, &explain).await
         }
         Command::Cache { command } => cache::run(&client, json, command).await,
-        Command::Certs => ask::certs(&client, json).await,
+        Command::Certs { command } => certs::run(&client, json, command).await,
         Command::Nodes => ask::nodes(&client, json).await,
         Command::Apps { app: None } => ask::apps(&client, json).await,
         Command::Apps { app: Some(app) } => ask::app(&client, json, &app).await,

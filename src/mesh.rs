@@ -175,6 +175,8 @@ impl Mesh {
     fn start(self, upgrades: &Upgrades) -> Result<Running, StartError> {
         let readiness = Readiness::default();
         let saved = self.live.snapshot();
+        let certifier = Arc::new(self.certifier);
+        certifier.follow(&saved);
         let metrics = self.router.metrics().clone();
         let table = Table::compile(&saved, None, &metrics).table;
         let router = Arc::new(self.router.start(table).map_err(StartError::Thread)?);
@@ -202,7 +204,7 @@ impl Mesh {
             store: self.store,
             live: self.live,
             dns: resolver.as_ref().map(|resolver| resolver.dns.clone()),
-            publisher: Arc::new(Publisher::new(router.clone(), resolver)),
+            publisher: Arc::new(Publisher::new(router.clone(), certifier.clone(), resolver)),
             router,
             agent_metrics: self.agent_metrics,
             restarts,
@@ -219,7 +221,7 @@ impl Mesh {
         }
         let control = Some(Control::start(&plane, self.agent));
         let service = Crew::default();
-        plane.follow_certificates(&service, self.certifier);
+        plane.follow_certificates(&service, certifier);
         plane.serve_admin(&service, self.admin, self.token, self.registry, upgrades.clone());
         Ok(Running { plane, control, service, origin })
     }
@@ -235,8 +237,8 @@ impl Plane {
     }
 
     /// Follows the certificates, until `service` ends: connections that are open by then need none.
-    fn follow_certificates(&self, service: &Crew, certifier: certify::Certifier) {
-        let (certifier, cancel) = (Arc::new(certifier), service.cancel.clone());
+    fn follow_certificates(&self, service: &Crew, certifier: Arc<certify::Certifier>) {
+        let cancel = service.cancel.clone();
         let keeper = service.keeper(&self.restarts);
         keeper.keep("certify", move || certify::run(certifier.clone(), cancel.clone()));
     }
@@ -258,6 +260,7 @@ impl Plane {
             listeners: self.config.listeners.iter().map(|l| (l.name.clone(), l.protocol)).collect(),
             ports: self.config.port_listeners(),
             tls: self.config.tls_listeners(),
+            certificate_files: self.config.certificates.iter().map(|c| c.name.clone()).collect(),
             commands: self.commands.clone(),
             controller: self.controller.clone(),
             jobs_dir: jobs_dir(&self.config.node.data_dir),

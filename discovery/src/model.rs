@@ -2,6 +2,7 @@
 //! Knows nothing of stores, tables or zones.
 
 pub mod app;
+pub mod certificate;
 pub mod check;
 pub mod instance;
 pub mod job;
@@ -15,6 +16,9 @@ pub mod route;
 pub mod service;
 
 pub use app::{App, Deployment, DeploymentState, Formation, Process, Release};
+pub use certificate::{
+    CHAIN_PEM_BYTES_MAX, CertificatePair, CertificatePairError, KEY_PEM_BYTES_MAX,
+};
 pub use check::{CheckKind, CheckSpec, HttpCheck, StatusRange};
 pub use instance::{Health, Instance, Origin, Phase, Weight};
 pub use job::{JobSpec, JobState, JobStatus, Placement, Resources, Wanted};

@@ -13,8 +13,8 @@ use imbl::ordmap::DiffItem;
 
 use crate::model::record::{decode, encode};
 use crate::model::{
-    Event, Health, Instance, InstanceId, Key, Kv, Node, NodeName, Override, Phase, Revision, Route,
-    RouteName, Scope, Service, ServiceName, Word,
+    CertificateName, CertificatePair, Event, Health, Instance, InstanceId, Key, Kv, Node, NodeName,
+    Override, Phase, Revision, Route, RouteName, Scope, Service, ServiceName, Word,
 };
 
 pub use saved::{SAVED_BYTES_MAX, SaveError, Saved, SavedFile};
@@ -105,6 +105,14 @@ pub struct Rejected {
     pub cause: String,
 }
 
+/// Says whether a certificate is taken in the place of the one that is known, if there is one, or
+/// what is wrong with it: it takes a library for TLS to know.
+pub type Judge = dyn Fn(&CertificatePair, Option<&CertificatePair>) -> Result<(), String>;
+
+fn any(_: &CertificatePair, _: Option<&CertificatePair>) -> Result<(), String> {
+    Ok(())
+}
+
 /// What differs between two snapshots.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -125,6 +133,7 @@ pub struct Snapshot {
     routes: OrdMap<RouteName, Arc<Route>>,
     nodes: OrdMap<NodeName, Arc<Node>>,
     overrides: OrdMap<Scope, Arc<Override>>,
+    certificates: OrdMap<CertificateName, Arc<CertificatePair>>,
 }
 
 impl Snapshot {
@@ -137,24 +146,45 @@ impl Snapshot {
     /// The snapshot that a whole reading of the store brings this one to. A record that is there
     /// but cannot be read leaves what this one has of it; only what is not there is gone.
     pub fn caught_up(&self, kvs: Vec<Kv>, revision: Revision) -> (Self, Vec<Rejected>) {
+        self.caught_up_judged(kvs, revision, &any)
+    }
+
+    /// The same, with certificates as `judge` takes them.
+    pub fn caught_up_judged(
+        &self,
+        kvs: Vec<Kv>,
+        revision: Revision,
+        judge: &Judge,
+    ) -> (Self, Vec<Rejected>) {
         let there: BTreeSet<&str> = kvs.iter().map(|kv| kv.key.as_str()).collect();
         let known = self.to_kvs();
         let gone = known.into_iter().filter(|kv| !there.contains(kv.key.as_str()));
         let mut events: Vec<Event> =
             gone.map(|kv| Event::Delete { key: kv.key, revision }).collect();
         events.extend(kvs.into_iter().map(Event::Put));
-        self.apply(&events, revision)
+        self.apply_judged(&events, revision, judge)
     }
 
     /// The snapshot after `events`, which are the store's in its order. A record that cannot be
     /// read is listed and leaves what was there before.
     pub fn apply(&self, events: &[Event], revision: Revision) -> (Self, Vec<Rejected>) {
+        self.apply_judged(events, revision, &any)
+    }
+
+    /// The same, with certificates as `judge` takes them: one that is refused leaves the last good
+    /// one, here and so in what is saved.
+    pub fn apply_judged(
+        &self,
+        events: &[Event],
+        revision: Revision,
+        judge: &Judge,
+    ) -> (Self, Vec<Rejected>) {
         let mut next = self.clone();
         next.revision = revision;
         let mut rejected = Vec::new();
         let mut touched = BTreeSet::new();
         for event in events {
-            if let Err(cause) = next.apply_one(event, &mut touched) {
+            if let Err(cause) = next.apply_one(event, judge, &mut touched) {
                 rejected.push(Rejected { key: event.key().to_owned(), cause });
             }
         }
@@ -167,6 +197,7 @@ impl Snapshot {
     fn apply_one(
         &mut self,
         event: &Event,
+        judge: &Judge,
         touched: &mut BTreeSet<ServiceName>,
     ) -> Result<(), String> {
         let key: Key = event.key().parse().map_err(|error| format!("{error}"))?;
@@ -189,8 +220,30 @@ impl Snapshot {
                 touched.extend(self.services_in(&scope));
                 set(&mut self.overrides, scope, value)
             }
+            Key::Certificate(name) => self.set_certificate(name, value, judge),
             _ => Err("it is not a record of the data plane".to_owned()),
         }
+    }
+
+    fn set_certificate(
+        &mut self,
+        name: CertificateName,
+        value: Option<&[u8]>,
+        judge: &Judge,
+    ) -> Result<(), String> {
+        let Some(record) = read::<CertificatePair>(value)? else {
+            self.certificates.remove(&name);
+            return Ok(());
+        };
+        if *record.name() != name {
+            return Err("its name is not the one in its key".to_owned());
+        }
+        let known = self.certificates.get(&name).map(Arc::as_ref);
+        if known != Some(&record) {
+            judge(&record, known)?;
+            self.certificates.insert(name, Arc::new(record));
+        }
+        Ok(())
     }
 
     fn set_service(&mut self, name: ServiceName, value: Option<&[u8]>) -> Result<(), String> {
@@ -304,6 +357,16 @@ impl Snapshot {
         self.nodes.iter()
     }
 
+    /// A certificate of the store by name.
+    pub fn certificate(&self, name: &str) -> Option<&Arc<CertificatePair>> {
+        self.certificates.get(name)
+    }
+
+    /// The certificates that differ from those of `earlier`.
+    pub fn certificates_since(&self, earlier: &Self) -> Vec<CertificateName> {
+        differing(&earlier.certificates, &self.certificates)
+    }
+
     /// All overrides, by scope.
     pub fn overrides(&self) -> impl Iterator<Item = (&Scope, &Arc<Override>)> {
         self.overrides.iter()
@@ -331,6 +394,9 @@ impl Snapshot {
         kvs.extend(self.nodes.iter().map(|(n, r)| kv(Key::Node(n.clone()), encode(r))));
         kvs.extend(self.routes.iter().map(|(n, r)| kv(Key::Route(n.clone()), encode(r))));
         kvs.extend(self.overrides.iter().map(|(n, r)| kv(Key::Override(n.clone()), encode(r))));
+        kvs.extend(
+            self.certificates.iter().map(|(n, r)| kv(Key::Certificate(n.clone()), encode(r))),
+        );
         for (name, entry) in &self.services {
             if entry.declared {
                 kvs.push(kv(Key::Service(name.clone()), encode(&entry.service)));

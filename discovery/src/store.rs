@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod embedded;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::model::record::shown;
 use crate::model::{Event, Kv, LeaseId, Revision};
 
 /// The most operations of one transaction; etcd's own limit, so that every back end agrees.
@@ -67,8 +69,8 @@ pub enum Compare {
     Unchanged(String, Revision),
 }
 
-/// What a transaction does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a transaction does. Values that hold secrets are in no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Op {
     /// Makes or changes a key; without a lease the key is bound to none any more.
     Put {
@@ -88,6 +90,20 @@ impl Compare {
     pub fn key(&self) -> &str {
         match self {
             Self::Absent(key) | Self::Present(key) | Self::Unchanged(key, _) => key,
+        }
+    }
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put { key, value, lease } => f
+                .debug_struct("Put")
+                .field("key", key)
+                .field("value", &shown(key, value))
+                .field("lease", lease)
+                .finish(),
+            Self::Delete(key) => f.debug_tuple("Delete").field(key).finish(),
         }
     }
 }

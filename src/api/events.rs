@@ -152,6 +152,7 @@ fn kind_and_name(key: &Key) -> (&'static str, String) {
         Key::Instance(service, id) => ("instance", format!("{service}/{id}")),
         Key::Override(scope) => ("override", scope.to_string()),
         Key::Route(name) => ("route", name.to_string()),
+        Key::Certificate(name) => ("certificate", name.to_string()),
         Key::App(name) => ("app", name.to_string()),
         Key::Release(app, id) => ("release", format!("{app}/{id}")),
         Key::Formation(app) => ("formation", app.to_string()),
@@ -210,6 +211,8 @@ fn text(key: &Key, kv: &Kv) -> Option<String> {
         Key::Deployment(..) => deployment(&record::decode(value).ok()?),
         Key::Node(_) => "is here".to_owned(),
         Key::Leader => format!("is led by {}", String::from_utf8_lossy(value)),
+        // Whatever stands in it: there is a key among it.
+        Key::Certificate(_) => "is in the store".to_owned(),
         Key::Service(_) | Key::Release(..) => "is declared".to_owned(),
         Key::Ack(_) => "acknowledged".to_owned(),
     })

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{cache, events, explain, logs, metrics, read, upgrade, write};
+use super::{cache, certificates, events, explain, logs, metrics, read, upgrade, write};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,7 +19,10 @@ use super::{cache, events, explain, logs, metrics, read, upgrade, write};
         read::instances,
         read::routes,
         read::route,
-        read::certificates,
+        certificates::list,
+        certificates::one,
+        certificates::put,
+        certificates::remove,
         read::nodes,
         read::overrides,
         read::apps,

@@ -2,7 +2,6 @@
 //! store.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -10,18 +9,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use portolan_discovery::model::key::CONTROL;
 use portolan_discovery::model::{
-    App, AppName, CertificateName, Deployment, Formation, JobId, JobState, JobStatus, Key, Kv,
-    Placement, Release, Revision, RouteName, ServiceName, record,
+    App, AppName, Deployment, Formation, JobId, JobState, JobStatus, Key, Kv, Placement, Release,
+    Revision, RouteName, ServiceName, record,
 };
-use portolan_router::Certificate;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::error::{Path, Query};
 use super::view::{
-    AppView, CertificateView, CountsView, DeploymentView, InstanceView, JobView, NodeView,
-    OverrideView, PredecessorView, ReleaseView, RouteView, ServiceView, StatusView, StoreView,
-    WaitView, states,
+    AppView, CountsView, DeploymentView, InstanceView, JobView, NodeView, OverrideView,
+    PredecessorView, ReleaseView, RouteView, ServiceView, StatusView, StoreView, WaitView, states,
 };
 use super::{ApiError, Context, ErrorBody, Shared};
 use crate::clock;
@@ -106,33 +103,6 @@ pub(super) async fn service(
         .service(name.as_str())
         .ok_or_else(|| ApiError::not_found("service", name.as_str()))?;
     Ok(Json(ServiceView::from(entry.as_ref())))
-}
-
-/// The certificates of this node, without their keys.
-#[utoipa::path(get, path = "/v1/certificates", tag = "node",
-    responses((status = 200, body = Vec<CertificateView>)))]
-pub(super) async fn certificates(State(context): Shared) -> Json<Vec<CertificateView>> {
-    let set = context.router.certificates().current();
-    let now_s = clock::unix_s();
-    let listeners: Vec<_> = context.tls.iter().map(|(name, _)| name.to_string()).collect();
-    let default =
-        |listener: &Option<CertificateName>| set.named(listener.as_ref()).map(Arc::as_ptr);
-    let view = |(name, certificate): (&CertificateName, &Arc<Certificate>)| CertificateView {
-        name: name.to_string(),
-        hosts: certificate.names().collect(),
-        not_before_s: certificate.not_before_s(),
-        not_after_s: certificate.not_after_s(),
-        days_left: certificate.days_left(now_s),
-        fingerprint: certificate.fingerprint(),
-        listeners: listeners.clone(),
-        default_of: context
-            .tls
-            .iter()
-            .filter(|(_, chosen)| default(chosen) == Some(Arc::as_ptr(certificate)))
-            .map(|(listener, _)| listener.to_string())
-            .collect(),
-    };
-    Json(set.iter().map(view).collect())
 }
 
 #[derive(Deserialize, IntoParams)]

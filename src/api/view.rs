@@ -221,27 +221,6 @@ fn default_weight() -> u16 {
     100
 }
 
-/// A certificate, without its key.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct CertificateView {
-    /// The name.
-    pub name: String,
-    /// The hosts that it is for.
-    pub hosts: Vec<String>,
-    /// From when on it holds, in seconds of Unix time.
-    pub not_before_s: i64,
-    /// Until when it holds, in seconds of Unix time.
-    pub not_after_s: i64,
-    /// Whole days that it still holds; negative once it has expired.
-    pub days_left: i64,
-    /// The SHA-256 of the certificate, in hex.
-    pub fingerprint: String,
-    /// The listeners that show it.
-    pub listeners: Vec<String>,
-    /// Those of them that show it to clients without a name that is known.
-    pub default_of: Vec<String>,
-}
-
 /// A node.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct NodeView {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use portolan_discovery::model::{AppName, ProcessName, Scope};
+use portolan_discovery::model::{AppName, CertificateName, ProcessName, Scope};
 
 /// The configuration when none is named.
 pub(super) const CONFIG_FILE: &str = "portolan.toml";
@@ -127,8 +127,15 @@ pub(super) enum Command {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
-    /// List the certificates of this node: names, days left, listeners.
-    Certs,
+    /// List the certificates that the node shows: names, source, days left, listeners.
+    ///
+    /// Those of files are the configuration's; those of the store are added and removed here, and
+    /// every node shows them.
+    #[command(args_conflicts_with_subcommands = true)]
+    Certs {
+        #[command(subcommand)]
+        command: Option<CertsCommand>,
+    },
     /// A local authority, for trying TLS out and between machines of one's own.
     Ca {
         #[command(subcommand)]
@@ -219,6 +226,29 @@ pub(super) struct Check {
     /// Do not ask the resolvers that the file names whether they answer.
     #[arg(long)]
     pub(super) offline: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertsCommand {
+    /// Put a certificate into the store, or a new one in the place of one that is there.
+    ///
+    /// Every node shows it from then on; connections go on. What has expired, does not fit or is
+    /// for nobody is refused. A name that the configuration file uses is the file's.
+    Add {
+        /// The name, such as shop.
+        name: CertificateName,
+        /// The certificate as PEM and those that lead to its authority, at most 256 KiB.
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        /// Its private key as PEM, without a pass phrase, at most 64 KiB.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Remove a certificate from the store; no node shows it any more.
+    Remove {
+        /// The name.
+        name: CertificateName,
+    },
 }
 
 #[derive(Debug, Subcommand)]

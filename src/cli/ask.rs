@@ -9,8 +9,8 @@ use super::args::Explain;
 use super::client::Client;
 use super::table::{self, ago, counts, or_dash, say};
 use crate::api::view::{
-    AppView, CertificateView, DeploymentView, EventView, ExplainView, InstanceView, JobView,
-    LogView, MatchView, NodeView, ReleaseView, RouteView, ServiceView, StatusView,
+    AppView, DeploymentView, EventView, ExplainView, InstanceView, JobView, LogView, MatchView,
+    NodeView, ReleaseView, RouteView, ServiceView, StatusView,
 };
 use crate::clock;
 
@@ -85,7 +85,7 @@ pub(super) async fn services(
 }
 
 /// Asks for a list and prints it, a row each, or as it came for programs: then nothing is returned.
-async fn list<V: Serialize + DeserializeOwned, const N: usize>(
+pub(super) async fn list<V: Serialize + DeserializeOwned, const N: usize>(
     client: &Client,
     json: bool,
     path: &str,
@@ -245,24 +245,6 @@ fn indented<const N: usize>(mut rows: Vec<[String; N]>) -> Vec<[String; N]> {
         row[0].insert_str(0, "  ");
     }
     rows
-}
-
-pub(super) async fn certs(client: &Client, json: bool) -> Result<(), Failure> {
-    let head = ["CERTIFICATE", "HOSTS", "DAYS", "LISTENERS"];
-    list(client, json, "/v1/certificates", head, |view: &CertificateView| {
-        let listeners = view.listeners.iter().map(|listener| {
-            let is_default = view.default_of.contains(listener);
-            format!("{listener}{}", if is_default { " (default)" } else { "" })
-        });
-        let days = match view.days_left {
-            days @ ..0 => format!("expired {} days ago", -days),
-            days => days.to_string(),
-        };
-        let listeners: Vec<_> = listeners.collect();
-        [view.name.clone(), view.hosts.join(" "), days, listeners.join(", ")]
-    })
-    .await?;
-    Ok(())
 }
 
 pub(super) async fn nodes(client: &Client, json: bool) -> Result<(), Failure> {

@@ -58,6 +58,11 @@ impl Client {
         Ok(Self { addr, token: token_file.map(read).transpose()? })
     }
 
+    /// Whether what is sent passes through a network, where it can be read: calls are plain HTTP.
+    pub(super) fn is_far(&self) -> bool {
+        !self.addr.ip().to_canonical().is_loopback()
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, None).await
     }
@@ -69,6 +74,15 @@ impl Client {
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).expect("calls have string keys and finite numbers");
         self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).expect("calls have string keys and finite numbers");
+        self.call(Method::PUT, path, Some(body)).await
     }
 
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

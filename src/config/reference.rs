@@ -306,7 +306,7 @@ const BEFORE_ROUTES: &[Setting] = &[
         "default_certificate",
         "the first",
         "name of a certificate",
-        "What clients are shown that name no host, or one without a certificate.",
+        "What clients are shown that name no host, or one without a certificate; it may be one of the store. The first is that of the first file, without files that of the first name.",
     ),
     row(
         "[listeners.tls]",
@@ -362,14 +362,14 @@ const BEFORE_ROUTES: &[Setting] = &[
         "name",
         "required",
         NAME,
-        "A certificate that listeners with tls show.",
+        "A certificate that listeners with tls show, beside those that the store keeps (`portolan certs add`); one of the store with the same name is hidden by it.",
     ),
     row(
         "[[certificates]]",
         "chain_file",
         "required",
         "path",
-        "The certificate in PEM and those that lead to its authority. It is for the names in it; one with a wildcard is for all hosts below it. Of several for a host the first is shown.",
+        "The certificate in PEM and those that lead to its authority. It is for the names in it; one with a wildcard is for all hosts below it. Of several for a host the first is shown, files before the store.",
     ),
     row(
         "[[certificates]]",

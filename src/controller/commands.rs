@@ -35,6 +35,12 @@ pub struct Committed<T> {
     pub revision: Revision,
 }
 
+impl<T> Committed<T> {
+    fn without_value(self) -> Committed<()> {
+        Committed { value: (), changed: self.changed, revision: self.revision }
+    }
+}
+
 type Source = dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync;
 
 /// The commands.

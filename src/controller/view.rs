@@ -169,7 +169,8 @@ impl View {
             | Key::Service(_)
             | Key::Instance(..)
             | Key::Override(_)
-            | Key::Route(_) => return Err("it is a record of the data plane".to_owned()),
+            | Key::Route(_)
+            | Key::Certificate(_) => return Err("it is a record of the data plane".to_owned()),
         }
         Ok(())
     }
@@ -195,7 +196,12 @@ fn app_of(key: &Key) -> Option<&AppName> {
 fn is_data(key: &Key) -> bool {
     matches!(
         key,
-        Key::Node(_) | Key::Service(_) | Key::Instance(..) | Key::Override(_) | Key::Route(_)
+        Key::Node(_)
+            | Key::Service(_)
+            | Key::Instance(..)
+            | Key::Override(_)
+            | Key::Route(_)
+            | Key::Certificate(_)
     )
 }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::heir::Heir;
 use super::upgrade::step;
 use super::{Ended, Orders, Plane, Running};
+use crate::certificates::judge;
 use crate::handover::{self, Change, Channel, ChannelError, FromNew, FromOld, Main, State};
 use crate::live::{UpgradeRequest, UpgradeStage, UpgradeStep};
 
@@ -202,8 +203,8 @@ impl Line {
         let live = &self.plane.live;
         let events: Vec<_> = changes.into_iter().map(|change| change.event(revision)).collect();
         let (snapshot, rejected) = match is_all {
-            true => live.snapshot().caught_up(records(events), revision),
-            false => live.snapshot().apply(&events, revision),
+            true => live.snapshot().caught_up_judged(records(events), revision, &judge),
+            false => live.snapshot().apply_judged(&events, revision, &judge),
         };
         for record in rejected {
             tracing::warn!(%record, "the last good one serves on");

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::debounce::Debounce;
 use super::publish::Publisher;
+use crate::certificates::judge;
 use crate::clock;
 use crate::live::Live;
 use crate::live::OpenedStore;
@@ -59,7 +60,7 @@ enum Never {}
 impl Follower {
     async fn follow(&self, store: &dyn Store) -> Result<Never, StoreError> {
         let (kvs, revision) = store.snapshot(DATA).await?;
-        let (snapshot, rejected) = self.live.snapshot().caught_up(kvs, revision);
+        let (snapshot, rejected) = self.live.snapshot().caught_up_judged(kvs, revision, &judge);
         self.note(&rejected);
         self.publish(&snapshot);
         self.live.heard(clock::now());
@@ -78,7 +79,7 @@ impl Follower {
                     WatchEvent::Batch { revision, events } => {
                         let now = clock::now();
                         self.live.heard(now);
-                        let (applied, rejected) = next.apply(&events, revision);
+                        let (applied, rejected) = next.apply_judged(&events, revision, &judge);
                         self.note(&rejected);
                         next = applied;
                         debounce.change(now, events.iter().any(takes_out));
@@ -107,7 +108,7 @@ impl Follower {
 
     fn note(&self, rejected: &[Rejected]) {
         self.live.count_rejected(rejected.len());
-        self.publisher.count_rejected(rejected.len());
+        self.publisher.count_rejected(rejected);
         for record in rejected {
             tracing::warn!(%record, "the last good one serves on");
         }

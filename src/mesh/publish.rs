@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use portolan_discovery::snapshot::Snapshot;
+use portolan_discovery::snapshot::{Rejected, Snapshot};
 use portolan_dns::{Dns, Zone, ZoneConfig};
 use portolan_router::{Router, Table};
 
+use super::certify::Certifier;
 use crate::clock;
 
 /// Hands each new state to router and resolver.
 pub(super) struct Publisher {
     router: Arc<Router>,
+    certifier: Arc<Certifier>,
     resolver: Option<Resolver>,
 }
 
@@ -21,17 +23,24 @@ pub(super) struct Resolver {
 }
 
 impl Publisher {
-    pub(super) fn new(router: Arc<Router>, resolver: Option<Resolver>) -> Self {
-        Self { router, resolver }
+    pub(super) fn new(
+        router: Arc<Router>,
+        certifier: Arc<Certifier>,
+        resolver: Option<Resolver>,
+    ) -> Self {
+        Self { router, certifier, resolver }
     }
 
     /// Counts records that could not be read.
-    pub(super) fn count_rejected(&self, records: usize) {
-        self.router.metrics().rejected.inc_by(records as u64);
+    pub(super) fn count_rejected(&self, records: &[Rejected]) {
+        self.router.metrics().rejected.inc_by(records.len() as u64);
+        self.certifier.count_rejected(records);
     }
 
     /// Compiles and publishes. Every worker has the new state within a turn of its loop.
     pub(super) fn publish(&self, snapshot: &Snapshot) {
+        // First: a new route may be for a host of a new certificate.
+        self.certifier.follow(snapshot);
         let previous = self.router.table();
         let metrics = self.router.metrics();
         let began = clock::now();

@@ -16,6 +16,7 @@ use portolan_discovery::store::embedded::{FORMAT, OpenError};
 use super::bind::{Half, StartError};
 use super::succession::Succession;
 use super::{Mesh, Running};
+use crate::certificates::judge;
 use crate::config::Config;
 use crate::handover::{self, Channel, ChannelError, FromNew, FromOld, Offer, PROTOCOL};
 
@@ -182,7 +183,7 @@ async fn complete(half: Half) -> Result<Mesh, StartError> {
     if let Ok(store) = mesh.store.now()
         && let Ok((kvs, revision)) = store.snapshot(DATA).await
     {
-        let (snapshot, _) = mesh.live.snapshot().caught_up(kvs, revision);
+        let (snapshot, _) = mesh.live.snapshot().caught_up_judged(kvs, revision, &judge);
         mesh.live.set_snapshot(std::sync::Arc::new(snapshot));
     }
     Ok(mesh)

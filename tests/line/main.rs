@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "deadlines are real here")]
 
 mod bad_config;
+mod certificates;
 mod clients;
 mod crash;
 mod datagrams;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    AppName, DeploymentId, InstanceId, JobId, NodeName, ReleaseId, RouteName, Scope, ServiceName,
+    AppName, CertificateName, DeploymentId, InstanceId, JobId, NodeName, ReleaseId, RouteName,
+    Scope, ServiceName,
 };
 
 /// Everything that router and resolver are made from: one ordered watch.
@@ -25,6 +26,8 @@ pub enum Key {
     Override(Scope),
     /// A route.
     Route(RouteName),
+    /// A certificate with its key.
+    Certificate(CertificateName),
     /// An app.
     App(AppName),
     /// A release of an app.
@@ -59,6 +62,11 @@ impl Key {
         format!("{DATA}r/")
     }
 
+    /// Whether what lies at `key`, good or not, may hold a secret that is not to be shown.
+    pub fn is_secret(key: &str) -> bool {
+        key.strip_prefix(DATA).is_some_and(|rest| rest.starts_with("cert/"))
+    }
+
     /// The prefix of all releases of an app.
     pub fn releases_of(app: &AppName) -> String {
         format!("{CONTROL}rel/{app}/")
@@ -88,6 +96,7 @@ impl fmt::Display for Key {
             Self::Instance(service, id) => write!(f, "{DATA}i/{service}/{id}"),
             Self::Override(scope) => write!(f, "{DATA}o/{scope}"),
             Self::Route(route) => write!(f, "{DATA}r/{route}"),
+            Self::Certificate(name) => write!(f, "{DATA}cert/{name}"),
             Self::App(app) => write!(f, "{CONTROL}app/{app}"),
             Self::Release(app, id) => write!(f, "{CONTROL}rel/{app}/{id}"),
             Self::Formation(app) => write!(f, "{CONTROL}form/{app}"),
@@ -120,6 +129,7 @@ fn parse(text: &str) -> Option<Key> {
             }
             "o" => Key::Override(rest.parse().ok()?),
             "r" => Key::Route(rest.parse().ok()?),
+            "cert" => Key::Certificate(rest.parse().ok()?),
             _ => return None,
         });
     }
@@ -159,6 +169,7 @@ mod tests {
             Key::Override(Scope::Service(service.clone())),
             Key::Override(Scope::Instance(service, id)),
             Key::Route(RouteName::parse("r").unwrap()),
+            Key::Certificate(CertificateName::parse("web").unwrap()),
             Key::App(app.clone()),
             Key::Release(app.clone(), ReleaseId::parse("v1").unwrap()),
             Key::Formation(app.clone()),

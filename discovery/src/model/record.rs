@@ -1,7 +1,11 @@
 //! What a store holds: keys with values at revisions, and the events between them.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use super::Key;
 
 /// The store's counter: every commit has the next one. 0 is "before the first commit".
 #[derive(
@@ -28,8 +32,8 @@ impl std::fmt::Display for Revision {
 #[serde(transparent)]
 pub struct LeaseId(pub u64);
 
-/// A key with its value and the revisions of its life.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A key with its value and the revisions of its life. Values that hold secrets are in no `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Kv {
     /// The key, as [`super::Key`] spells it.
     pub key: String,
@@ -41,6 +45,26 @@ pub struct Kv {
     pub modified: Revision,
     /// The lease whose end deletes the key.
     pub lease: Option<LeaseId>,
+}
+
+impl fmt::Debug for Kv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kv")
+            .field("key", &self.key)
+            .field("value", &shown(&self.key, &self.value))
+            .field("created", &self.created)
+            .field("modified", &self.modified)
+            .field("lease", &self.lease)
+            .finish()
+    }
+}
+
+/// A value as `Debug` may show it.
+pub(crate) fn shown(key: &str, value: &Bytes) -> Bytes {
+    match Key::is_secret(key) {
+        true => Bytes::from_static(b"<secret>"),
+        false => value.clone(),
+    }
 }
 
 /// One change of one key.
@@ -75,4 +99,21 @@ pub fn encode<T: Serialize>(record: &T) -> Bytes {
 /// Reads the stored form; fields that a later version added are passed over.
 pub fn decode<T: serde::de::DeserializeOwned>(value: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_values_without_secrets_are_shown() {
+        let shown = |key: &str| {
+            let value = Bytes::from_static(b"content");
+            let (created, modified) = (Revision(1), Revision(2));
+            format!("{:?}", Kv { key: key.into(), value, created, modified, lease: None })
+        };
+        assert!(shown("/portolan/v1/d/r/web").contains("content"));
+        assert!(!shown("/portolan/v1/d/cert/web").contains("content"));
+        assert!(!shown("/portolan/v1/d/cert/N O N E").contains("content"));
+    }
 }

@@ -232,3 +232,53 @@ fn a_damaged_saved_file_gives_way_to_the_one_before() {
         assert!(file.load().unwrap().is_older, "flipped at {at}");
     }
 }
+
+fn pair(name: &str, key: &str) -> CertificatePair {
+    CertificatePair::new(name.parse().unwrap(), "chain".into(), key.into(), 0).unwrap()
+}
+
+fn put_pair(at: &str, pair: &CertificatePair) -> Event {
+    put(Key::Certificate(at.parse().unwrap()), pair)
+}
+
+#[test]
+fn a_certificate_that_is_refused_leaves_the_last_good_one_also_when_all_is_read_again() {
+    let judge = |new: &CertificatePair, _: Option<&CertificatePair>| match new.key_pem() {
+        "bad" => Err("it is bad".to_owned()),
+        _ => Ok(()),
+    };
+    let first = after(&[put_pair("web", &pair("web", "good")), put_pair("api", &pair("api", "a"))]);
+    for event in [put_pair("web", &pair("web", "bad")), put_pair("web", &pair("api", "good"))] {
+        let (next, rejected) =
+            first.apply_judged(std::slice::from_ref(&event), Revision(8), &judge);
+        assert_eq!(rejected.len(), 1);
+        assert_eq!(next.certificate("web"), first.certificate("web"));
+        assert_eq!(next.certificates_since(&first), []);
+        let Event::Put(kv) = event else { unreachable!() };
+        let (next, rejected) = first.caught_up_judged(vec![kv], Revision(9), &judge);
+        assert_eq!(rejected.len(), 1);
+        assert_eq!(next.certificate("web"), first.certificate("web"));
+        assert_eq!(next.certificate("api"), None, "that one is not there any more");
+    }
+    // What is known is not judged again: it may have expired since.
+    let never = |_: &CertificatePair, _: Option<&CertificatePair>| Err("never".to_owned());
+    let (same, rejected) =
+        first.apply_judged(&[put_pair("web", &pair("web", "good"))], Revision(8), &never);
+    assert!(rejected.is_empty() && same.certificates_since(&first).is_empty());
+    let gone = Event::Delete { key: "/portolan/v1/d/cert/web".to_owned(), revision: Revision(8) };
+    let (next, rejected) = first.apply_judged(&[gone], Revision(8), &never);
+    assert_eq!((next.certificate("web"), rejected), (None, vec![]));
+    assert_eq!(next.certificates_since(&first).len(), 1);
+}
+
+#[test]
+fn certificates_are_saved_where_only_the_owner_reads() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let file = SavedFile::at(dir.path().join("table.saved"));
+    let snapshot = after(&[put_pair("web", &pair("web", "key"))]);
+    file.save(&snapshot, "store").unwrap();
+    let loaded = file.load().unwrap();
+    assert_eq!(loaded.snapshot.certificate("web"), snapshot.certificate("web"));
+    assert_eq!(std::fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
+}

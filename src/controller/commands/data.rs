@@ -1,15 +1,17 @@
-//! Commands on the data plane: services, instances, routes and overrides. A record that
+//! Commands on the data plane: services, instances, routes, certificates and overrides. A record that
 //! somebody else writes (a configuration file, a job's agent) is left to them.
 
 use portolan_discovery::model::{
-    Instance, InstanceId, Key, Origin, Override, Route, RouteName, Rule, Scope, Service,
-    ServiceName,
+    CertificateName, CertificatePair, Instance, InstanceId, Key, Origin, Override, Route,
+    RouteName, Rule, Scope, Service, ServiceName,
 };
+use portolan_router::Certificate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::invalid;
 use super::{CONFLICTS_MAX, CommandError, Commands, Committed, Decided, commit, get};
+use crate::certificates;
 use crate::clock;
 use crate::controller::commit::Change;
 
@@ -91,6 +93,46 @@ impl Commands {
     pub async fn delete_route(&self, name: &RouteName) -> Result<Committed<Route>, CommandError> {
         let key = Key::Route(name.clone());
         self.delete(&key, |old: &Route| owned("route", name.as_str(), &old.origin)).await
+    }
+
+    /// Makes or changes a certificate, which must be good; what it is for is returned, too.
+    pub async fn put_certificate(
+        &self,
+        pair: CertificatePair,
+    ) -> Result<(Committed<()>, Certificate), CommandError> {
+        let certificate = certificates::check(&pair)
+            .map_err(|error| invalid(error.field(), error.to_string(), error.hint()))?;
+        let key = Key::Certificate(pair.name().clone());
+        let committed = self
+            .put(&key, pair, |old: Option<&CertificatePair>, new| {
+                if let Some(old) = old.filter(|old| **old == new.clone().since(old.since_ms())) {
+                    *new = old.clone();
+                }
+                Ok(())
+            })
+            .await?;
+        Ok((committed.without_value(), certificate))
+    }
+
+    /// Deletes a certificate, whether or not its record can be read.
+    pub async fn delete_certificate(
+        &self,
+        name: &CertificateName,
+    ) -> Result<Committed<()>, CommandError> {
+        let store = self.store()?;
+        let key = Key::Certificate(name.clone());
+        let (what, name) = named(&key);
+        for _ in 0..CONFLICTS_MAX {
+            let Some(old) = store.get(&key.to_string()).await? else {
+                return Err(CommandError::NotFound { what, name });
+            };
+            let change = Some(Change::new().delete(&key, old.modified));
+            let decided = Decided { change, value: (), since: old.modified };
+            if let Some(committed) = commit(store.as_ref(), decided).await? {
+                return Ok(committed);
+            }
+        }
+        Err(CommandError::Conflict { what, name })
     }
 
     /// Makes or changes an override. What it speaks of need not be there yet.
@@ -183,6 +225,7 @@ fn named(key: &Key) -> (&'static str, String) {
         Key::Service(name) => ("service", name.to_string()),
         Key::Instance(service, id) => ("instance", format!("{service}/{id}")),
         Key::Route(name) => ("route", name.to_string()),
+        Key::Certificate(name) => ("certificate", name.to_string()),
         Key::Override(scope) => ("override", scope.to_string()),
         other => ("record", other.to_string()),
     }

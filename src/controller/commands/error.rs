@@ -82,6 +82,9 @@ impl CommandError {
             Self::NotFound { what: what @ ("app" | "service" | "route" | "instance"), .. } => {
                 format!("`portolan {what}s` lists those that are there")
             }
+            Self::NotFound { what: "certificate", .. } => {
+                "`portolan certs` lists those that are there".to_owned()
+            }
             // Names of what belongs to an app begin with the app's.
             Self::NotFound { what: "release" | "process type", name } => match name.split_once('/')
             {

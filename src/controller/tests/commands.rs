@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use portolan_discovery::model::record::encode;
+use portolan_discovery::model::record::{decode, encode};
 use portolan_discovery::model::{
-    AppName, Backend, Deployment, DeploymentState, HostPattern, HttpRule, Instance, Key,
-    ListenerName, Origin, Override, PathPattern, ReleaseId, Route, Rule, Scope, Service, Word,
+    AppName, Backend, CertificateName, CertificatePair, Deployment, DeploymentState, HostPattern,
+    HttpRule, Instance, Key, ListenerName, Origin, Override, PathPattern, ReleaseId, Route, Rule,
+    Scope, Service, Word,
 };
 use portolan_discovery::store::{StoreError, Txn};
 
 use super::memory::Memory;
 use super::spec;
 use super::world::put;
+use crate::certificates::{pair, pem};
 use crate::controller::commands::{
     COUNT_MAX, CommandError, Commands, Committed, DeployRequest, Deployed,
 };
@@ -456,4 +458,49 @@ fn a_port_has_one_route_and_one_that_is_free_is_given() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (d, e) = runtime.block_on(both);
     assert_ne!(d.unwrap().value.listener, e.unwrap().value.listener);
+}
+
+#[test]
+fn a_certificate_is_written_once_and_removed_whatever_stands_there() {
+    let desk = Desk::new();
+    let put = |pair: &CertificatePair| done(desk.commands.put_certificate(pair.clone()));
+    let name: CertificateName = "web".parse().unwrap();
+    let first = pair("web", pem(&["a.test"], 2999));
+    let (committed, certificate) = put(&first).unwrap();
+    assert!(committed.changed);
+    assert_eq!(certificate.names().collect::<Vec<_>>(), ["a.test"]);
+    let (again, _) = put(&first.clone().since(7)).unwrap();
+    assert_eq!((again.changed, again.revision), (false, committed.revision));
+    let stored = || {
+        let (kvs, _) = desk.store.all("");
+        decode::<CertificatePair>(&kvs[0].value)
+    };
+    assert_eq!(stored().unwrap(), first, "it is as old as it was");
+    let second = pair("web", pem(&["b.test"], 2999)).since(7);
+    assert!(put(&second).unwrap().0.changed);
+    assert_eq!(stored().unwrap(), second);
+
+    let other = pem(&["b.test"], 2999).1;
+    for (bad, field) in [
+        (pair("web", (second.chain_pem().to_owned(), other)), "key: "),
+        (pair("web", pem(&["a.test"], 2000)), "chain: "),
+        (pair("web", pem(&[], 2999)), "chain: "),
+    ] {
+        let error = put(&bad).unwrap_err();
+        assert_eq!(error.code(), "invalid");
+        assert!(error.to_string().starts_with(field) && !error.hint().is_empty(), "{error}");
+    }
+    assert_eq!(stored().unwrap(), second);
+
+    let key = Key::Certificate(name.clone()).to_string();
+    desk.store.commit(&Txn::default().put(key, encode(&"SECRET")));
+    let error = put(&second).unwrap_err();
+    assert!(matches!(error, CommandError::Unreadable { .. }), "{error}");
+    assert!(!format!("{error:?} {error}").contains("SECRET"), "{error}");
+    let delete = || done(desk.commands.delete_certificate(&name));
+    assert!(delete().unwrap().changed);
+    assert_eq!(desk.store.all("").0, []);
+    let error = delete().unwrap_err();
+    assert_eq!(error.to_string(), "there is no certificate \"web\"");
+    assert!(error.hint().contains("portolan certs"), "{}", error.hint());
 }
