@@ -8,6 +8,7 @@ use std::time::Duration;
 use portolan_discovery::model::{ListenerName, Protocol, Revision};
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
+use rustls::server::ProducesTickets;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
@@ -19,7 +20,7 @@ use crate::h1::Via;
 use crate::listener::{self, BindError, BoundListener, BoundUdp};
 use crate::metrics::Metrics;
 use crate::table::Table;
-use crate::tls::{self, Certificates, Serving};
+use crate::tls::{self, Certificates, ClientCertificates, Serving};
 use crate::worker::metrics::WorkerMetrics;
 use crate::worker::{self, Start};
 
@@ -326,25 +327,32 @@ fn fit_open_files(config: &mut Config) {
     config.limits.connections_max = config.limits.connections_max.min(connections_max);
 }
 
-/// The TLS of each listener, if it has any; all with the same keys for tickets.
+/// The TLS of each listener, if it has any. Listeners that ask the same of clients have the same keys
+/// for tickets: who resumes a session is not asked for a certificate again, so one of a listener
+/// that asks for none would open one that requires it.
 fn serving(
     listeners: &[ListenerConfig],
     certificates: &Arc<Certificates>,
 ) -> Result<Vec<Option<Serving>>, BindError> {
-    let mut tickets = None;
+    let mut tickets: Vec<(&Option<ClientCertificates>, Arc<dyn ProducesTickets>)> = Vec::new();
     let serving = listeners.iter().map(|listener| {
         let Some(settings) = &listener.tls else { return Ok(None) };
         let failed = |source| BindError::Tls { listener: listener.name.clone(), source };
-        let tickets = match &mut tickets {
-            Some(tickets) => tickets,
-            none => none.insert(tls::tickets().map_err(failed)?),
+        let of_same = tickets.iter().find(|(clients, _)| **clients == settings.clients);
+        let of_same = match of_same {
+            Some((_, tickets)) => Arc::clone(tickets),
+            None => {
+                let new = tls::tickets().map_err(failed)?;
+                tickets.push((&settings.clients, Arc::clone(&new)));
+                new
+            }
         };
         let protocols = match (listener.protocol, listener.http2) {
             (Protocol::Http, true) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             (Protocol::Http, false) => vec![b"http/1.1".to_vec()],
             (Protocol::Tcp | Protocol::Udp | Protocol::Tls, _) => settings.alpn.clone(),
         };
-        let serving = Serving::new(settings, protocols, certificates, tickets);
+        let serving = Serving::new(settings, protocols, certificates, of_same);
         serving.map(Some).map_err(failed)
     });
     serving.collect()

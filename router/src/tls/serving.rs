@@ -25,13 +25,13 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Agrees on the first of `protocols` that the client has. With tickets of `tickets`, which all
-    /// listeners share: a client that was here comes back to any worker.
+    /// Agrees on the first of `protocols` that the client has. With tickets of `tickets`, which
+    /// workers share: a client that was here comes back to any of them.
     pub(crate) fn new(
         settings: &TlsSettings,
         protocols: Vec<Vec<u8>>,
         certificates: &Arc<Certificates>,
-        tickets: &Arc<dyn ProducesTickets>,
+        tickets: Arc<dyn ProducesTickets>,
     ) -> Result<Self, rustls::Error> {
         let versions = match settings.version_min {
             TlsVersion::V12 => &[&TLS13, &TLS12][..],
@@ -60,7 +60,7 @@ impl Serving {
         let mut config = builder.with_cert_resolver(Arc::clone(&resolver) as _);
         // Tickets hold what a session needs; the alternative is a store that workers lock.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = Arc::clone(tickets);
+        config.ticketer = tickets;
         config.alpn_protocols = protocols;
         Ok(Self {
             config: Arc::new(config),

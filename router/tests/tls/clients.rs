@@ -1,13 +1,16 @@
 //! Certificates of clients: who is let in, and what instances are told of them.
 
-use portolan_discovery::model::{CacheRule, CacheWish};
-use portolan_router::ClientCertificates;
-use rustls::ClientConfig;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use portolan_discovery::model::{CacheRule, CacheWish, Protocol};
+use portolan_router::{ClientCertificates, ListenerConfig, TlsSettings};
+use rustls::{ClientConfig, HandshakeKind, version};
 
 use super::authority::{Authority, Pem, set};
-use super::handshakes::{client, rig, shake};
+use super::handshakes::{client, client_with, rig, rig_with, shake, shake_with};
 use super::peer::Peer;
-use super::rig::{Rig, route, routed, until};
+use super::rig::{Rig, listener, route, routed, until};
 
 fn with_certificate(authority: &Authority, pem: &Pem) -> ClientConfig {
     let (chain, key) = pem.pair();
@@ -93,4 +96,47 @@ async fn a_listener_may_require_a_certificate_of_its_authorities() {
     let outcome = |name| rig.metric("portolan_router_tls_handshakes_total", &[("outcome", name)]);
     until("two that are refused", || outcome("bad_certificate") == 2.0).await;
     assert_eq!(outcome("full"), 1.0);
+}
+
+#[tokio::test]
+async fn a_session_of_an_open_listener_is_none_of_one_that_requires_a_certificate() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    for version in [&version::TLS12, &version::TLS13] {
+        let (rig, _instance) = rig_with(
+            |_| {},
+            |config| {
+                let any = SocketAddr::from(([127, 0, 0, 1], 0));
+                let asked = ClientCertificates::of(clients.pem().as_bytes(), true).unwrap();
+                let mut inner = ListenerConfig::new(listener("inner"), any, Protocol::Http);
+                inner.tls = Some(TlsSettings { clients: Some(asked), ..TlsSettings::default() });
+                config.listeners.push(inner);
+                let mut open = ListenerConfig::new(listener("open"), any, Protocol::Http);
+                open.tls = Some(TlsSettings::default());
+                config.listeners.push(open);
+            },
+        )
+        .await;
+        rig.router.certificates().publish(set(&[&authority.issue(&["a.test"])]));
+        let addr = |name: &str| {
+            let all = rig.router.local_addrs();
+            all.iter().find(|(listener, _)| listener.as_str() == name).unwrap().1
+        };
+        // One client, which takes all of them for the same server.
+        let config = Arc::new(client_with(&authority, &[version]));
+        let first = shake_with(rig.http, &config, "a.test").await.unwrap();
+        assert_eq!(Peer::over(first).get("/").await.status(), 200);
+        let other = shake_with(addr("open"), &config, "a.test").await.unwrap();
+        assert_eq!(other.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+        assert_eq!(Peer::over(other).get("/").await.status(), 200);
+        let entered = match shake_with(addr("inner"), &config, "a.test").await {
+            Ok(stream) => {
+                Peer::over(stream).try_send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await
+            }
+            Err(_) => false,
+        };
+        let outcome =
+            |name| rig.metric("portolan_router_tls_handshakes_total", &[("outcome", name)]);
+        until("it is refused", || outcome("bad_certificate") == 1.0).await;
+        assert_eq!(outcome("resumed"), 1.0, "{version:?} {entered}");
+    }
 }

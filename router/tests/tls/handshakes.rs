@@ -24,7 +24,7 @@ pub fn client(authority: &Authority) -> ClientConfig {
     client_with(authority, rustls::DEFAULT_VERSIONS)
 }
 
-fn client_with(
+pub fn client_with(
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ClientConfig {
@@ -43,7 +43,7 @@ pub async fn shake(
     shake_with(addr, &Arc::new(config), host).await
 }
 
-async fn shake_with(
+pub async fn shake_with(
     addr: SocketAddr,
     config: &Arc<ClientConfig>,
     host: &str,
