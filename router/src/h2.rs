@@ -9,6 +9,7 @@ mod flood;
 mod frames;
 mod inbound;
 mod intake;
+mod lanes;
 mod link;
 mod outbound;
 mod outflow;
@@ -26,6 +27,7 @@ use response::Garbled;
 
 pub(crate) use flood::Flood;
 pub(crate) use inbound::Inbound;
+pub(crate) use lanes::Lanes;
 pub(crate) use link::{Links, open};
 pub(crate) use outbound::Outbound;
 pub(crate) use serve::serve;

@@ -43,7 +43,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// A client connection with what it has sent.
 #[derive(Debug)]
-struct Conn {
+pub(crate) struct Conn {
     client: Client,
     /// Read and not used: mostly nothing, else the next request.
     input: Buffer,
@@ -52,6 +52,14 @@ struct Conn {
     trusted: bool,
     /// By when the request that is next has to go on, if it has waited for another one like it.
     alike: Option<Tick>,
+}
+
+impl Conn {
+    /// One of which nothing has come. `peer` is the client's address as text; `trusted` says whether
+    /// its own word on where it comes from counts.
+    pub(crate) fn new(client: Client, peer: Rc<str>, trusted: bool) -> Self {
+        Self { client, input: Buffer::default(), peer, trusted, alike: None }
+    }
 }
 
 /// What becomes of a connection after a request.
@@ -69,7 +77,7 @@ enum After {
 pub(crate) fn serve(client: Client, input: Buffer) -> impl Future<Output = ()> {
     let peer = client.peer.to_string().into();
     let trusted = client.listener.trusts(client.peer);
-    let mut conn = Conn { client, input, peer, trusted, alike: None };
+    let mut conn = Conn { input, ..Conn::new(client, peer, trusted) };
     // An argument of an `async fn` would lie in its future twice.
     async move {
         if requests(&mut conn).await == Turn::Http2 {
@@ -78,12 +86,9 @@ pub(crate) fn serve(client: Client, input: Buffer) -> impl Future<Output = ()> {
     }
 }
 
-/// Serves one request that came in a stream of its own, by a client that is known already.
-pub(crate) fn serve_one(client: Client, peer: Rc<str>, trusted: bool) -> impl Future<Output = ()> {
-    let mut conn = Conn { client, input: Buffer::default(), peer, trusted, alike: None };
-    async move {
-        requests(&mut conn).await;
-    }
+/// Serves the one request that comes in a stream of its own.
+pub(crate) async fn serve_one(conn: &mut Conn) {
+    requests(conn).await;
 }
 
 /// What a connection has turned out to be.

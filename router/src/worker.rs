@@ -33,7 +33,7 @@ use crate::drain::{self, Order};
 use crate::endpoint::{Endpoint, InFlight};
 use crate::greet;
 use crate::h1::HeadScratch;
-use crate::h2::Links;
+use crate::h2::{Lanes, Links};
 use crate::listener::{self, Listener};
 use crate::pages::ErrorPages;
 use crate::passthrough;
@@ -97,6 +97,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     /// Connections to instances that speak HTTP/2.
     pub(crate) links: Links,
+    /// Tasks that wait for a request of an HTTP/2 client.
+    pub(crate) lanes: Lanes,
     pub(crate) budget: RetryBudget,
     pub(crate) metrics: Arc<WorkerMetrics>,
     /// The answers that all workers keep.
@@ -198,6 +200,7 @@ impl Worker {
             clock: Clock::new(wall_clock()),
             pool: Pool::new(limits.upstream_idle_max),
             links: Links::default(),
+            lanes: Lanes::default(),
             budget: RetryBudget::new(),
             metrics: Arc::clone(&start.metrics),
             cache: Arc::clone(&start.cache),

@@ -9,8 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::StatusCode;
-use http::request::Parts;
+use http::{Request, StatusCode};
 use tokio::io::ReadBuf;
 
 use super::intake::Intake;
@@ -80,37 +79,45 @@ enum Answering {
 #[derive(Debug)]
 pub(crate) struct Inbound {
     /// The request's head, until it is read.
-    head: Option<Box<Parts>>,
+    head: Vec<u8>,
     framing: Framing,
     intake: Intake,
     answering: Answering,
     respond: SendResponse<Piece>,
     is_head: bool,
-    /// With what it is reset if it is given up.
-    fault: Reason,
     place: Place,
 }
 
 impl Inbound {
+    /// None for what cannot be written as HTTP/1.1: that is reset.
     pub(super) fn new(
-        parts: Parts,
-        body: RecvStream,
-        respond: SendResponse<Piece>,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Piece>,
         shared: &Rc<Shared>,
-    ) -> Self {
-        shared.open.set(shared.open.get() + 1);
+    ) -> Option<Self> {
+        let (parts, body) = request.into_parts();
         let framing = Framing::of(&parts, body.is_end_stream());
         let (is_chunked, has_none) = (framing == Framing::Chunked, framing == Framing::None);
-        Self {
+        let key = match framing {
+            Framing::Tunnel => shared.worker.random(tunnel_key),
+            _ => [0; KEY_BYTES],
+        };
+        let mut head = buffer::head();
+        if write_head(&parts, framing, &key, &mut head).is_err() {
+            buffer::give_back_head(head);
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return None;
+        }
+        shared.open.set(shared.open.get() + 1);
+        Some(Self {
             is_head: parts.method == http::Method::HEAD,
-            head: Some(Box::new(parts)),
+            head,
             framing,
             intake: Intake::new(body, is_chunked, has_none),
             answering: Answering::Head(Vec::new()),
             respond,
-            fault: Reason::INTERNAL_ERROR,
             place: Place(Rc::clone(shared)),
-        }
+        })
     }
 
     fn shared(&self) -> &Shared {
@@ -152,26 +159,12 @@ impl Inbound {
         cx: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let has_head = match self.head.take() {
-            Some(parts) => self.read_head(&parts, room).map(|()| true)?,
-            None => false,
-        };
+        let has_head = !self.head.is_empty();
+        if has_head {
+            self.intake.put(&self.head, room);
+            buffer::give_back_head(std::mem::take(&mut self.head));
+        }
         self.intake.poll_read(cx, room, has_head)
-    }
-
-    fn read_head(&mut self, parts: &Parts, room: &mut ReadBuf<'_>) -> io::Result<()> {
-        let mut key = [0; KEY_BYTES];
-        if self.framing == Framing::Tunnel {
-            key = self.shared().worker.random(tunnel_key);
-        }
-        let mut head = buffer::head();
-        if write_head(parts, self.framing, &key, &mut head).is_err() {
-            self.fault = Reason::PROTOCOL_ERROR;
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        self.intake.put(&head, room);
-        buffer::give_back_head(head);
-        Ok(())
     }
 
     /// Takes a part of the answer.
@@ -269,7 +262,7 @@ impl Inbound {
 impl Drop for Inbound {
     fn drop(&mut self) {
         if !matches!(self.answering, Answering::Over) {
-            self.respond.send_reset(self.fault);
+            self.respond.send_reset(Reason::INTERNAL_ERROR);
         }
     }
 }

@@ -100,7 +100,18 @@ fn field(shared: &Bytes, from: usize, line: &[u8]) -> Result<(HeaderName, Header
     let start = from + colon + 1 + (value.len() - value.trim_ascii_start().len());
     let start = if text.is_empty() { from } else { start };
     let value = HeaderValue::from_maybe_shared(shared.slice(start..start + text.len()));
-    Ok((name, value.map_err(|_| Garbled)?))
+    let mut value = value.map_err(|_| Garbled)?;
+    value.set_sensitive(is_unlike_others(&name));
+    Ok((name, value))
+}
+
+/// Whether no two messages have the same value, so that it is not for the tables of HPACK: there it
+/// would drive out what is, and be compared with every other one of its name.
+fn is_unlike_others(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "x-request-id" | "x-request-start" | "traceparent" | "x-b3-traceid" | "x-amzn-trace-id"
+    )
 }
 
 #[cfg(test)]
@@ -124,6 +135,14 @@ mod tests {
         assert_eq!(head.framing, BodyFraming::Length(12));
         let expected = "x-a=b c\ncontent-length=12\nset-cookie=1\nset-cookie=2\nempty=\n";
         assert_eq!(shown(head.response.headers()), expected);
+    }
+
+    #[test]
+    fn what_differs_in_each_message_is_not_for_the_tables_of_hpack() {
+        let bytes = b"HTTP/1.1 200 OK\r\nX-Request-Id: 1\r\nServer: a\r\n\r\n";
+        let head = head(bytes).unwrap();
+        let is_kept_out = |name| head.response.headers()[name].is_sensitive();
+        assert!(is_kept_out("x-request-id") && !is_kept_out("server"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use http::Request;
 use tracing::debug;
 
 use super::inbound::{Inbound, Shared};
+use super::lanes::Lanes;
 use super::room::{Piece, Room};
 use super::wire::{Io, Wire};
 use super::{
@@ -26,7 +27,7 @@ use crate::buffer::{self, Buffer};
 use crate::deadline::Timer;
 use crate::linger::linger;
 use crate::listener::Listener;
-use crate::proxy;
+use crate::proxy::Conn;
 use crate::proxy_protocol::Ends;
 use crate::stream::Stream;
 use crate::upstream::Own;
@@ -233,10 +234,9 @@ impl Connection {
         if respond.poll_reset(cx).is_ready() {
             return;
         }
-        let (parts, body) = request.into_parts();
-        let inbound = Box::new(Inbound::new(parts, body, respond, &self.shared));
+        let Some(inbound) = Inbound::new(request, respond, &self.shared) else { return };
         let client = Client {
-            stream: Stream::Inbound(inbound),
+            stream: Stream::Inbound(Box::new(inbound)),
             peer: self.caller.peer,
             own: self.caller.named.map(|ends| Box::new(Own::named(ends))),
             listener: Arc::clone(&self.caller.listener),
@@ -244,8 +244,8 @@ impl Connection {
             worker: Rc::clone(worker),
             open: None,
         };
-        let text = Rc::clone(&self.caller.text);
-        tokio::task::spawn_local(proxy::serve_one(client, text, self.caller.trusted));
+        let (peer, trusted) = (Rc::clone(&self.caller.text), self.caller.trusted);
+        Lanes::begin(worker, Box::new(Conn::new(client, peer, trusted)));
     }
 
     /// Begins to end the connection if it is time; true if the library has something to say.
