@@ -23,7 +23,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
-use portolan_discovery::model::{CertificateName, ListenerName, NodeName, Protocol};
+use portolan_discovery::model::{CertificateName, ListenerName, NodeName, Protocol, VirtualRange};
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::{Commands, Controller};
@@ -53,6 +53,8 @@ pub struct Context {
     pub listeners: Vec<(ListenerName, Protocol)>,
     /// Those of them whose ports TCP routes can be given.
     pub ports: Vec<ListenerName>,
+    /// The range that services are given virtual addresses of.
+    pub virtual_addresses: Option<VirtualRange>,
     /// Those of them that speak TLS, with the certificate that each shows by default.
     pub tls: Vec<(ListenerName, Option<CertificateName>)>,
     /// The certificates that the configuration names: the store's of these names are not shown.

@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use portolan_agent::register::Declared;
 use portolan_discovery::model::{
     AppName, CertificateName, JobSpec, ListenerName, NodeName, PortRange, ProcessName, Protocol,
-    Resources, Route,
+    Resources, Route, VirtualRange,
 };
 use portolan_dns::ZoneName;
 use portolan_router::{ErrorPages, ProxyProtocol, TlsSettings, ViaName};
@@ -66,6 +66,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The ports that TCP routes can be given.
     pub tcp_ports: Option<PortRange>,
+    /// The addresses that TCP services can be given; none and they are given none.
+    pub virtual_addresses: Option<VirtualRange>,
     /// The resolver; off when the file has no `[dns]`.
     pub dns: Option<DnsConfig>,
     /// Checks, registration and jobs.

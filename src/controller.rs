@@ -7,6 +7,7 @@
 //!
 //! [`scheduler`]: crate::scheduler
 
+mod addresses;
 pub mod commands;
 mod commit;
 pub mod deploy;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use portolan_discovery::model::key::{CONTROL, DATA};
-use portolan_discovery::model::{AppName, NodeName, Revision};
+use portolan_discovery::model::{AppName, NodeName, Revision, ServiceName, VirtualRange};
 use portolan_discovery::store::{Outcome, Store, StoreError, Txn};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::scheduler::Refusal;
 
+pub use addresses::{ADDRESSES_AT_ONCE, RELEASED_FOR};
 pub use commands::{CommandError, Commands};
 pub use lead::Leader;
 pub use reconcile::SETTLE;
@@ -58,6 +60,8 @@ const TXNS_AT_ONCE: usize = 16;
 pub struct Settings {
     /// How long a leader that is not heard of leads on.
     pub lease_ttl: Duration,
+    /// Where services are given virtual addresses; none gives none.
+    pub virtual_addresses: Option<VirtualRange>,
 }
 
 impl Settings {
@@ -67,7 +71,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { lease_ttl: Self::LEASE_TTL }
+        Self { lease_ttl: Self::LEASE_TTL, virtual_addresses: None }
     }
 }
 
@@ -84,6 +88,8 @@ pub struct Status {
     pub refused: Vec<Refusal>,
     /// What each deployment under way waits for.
     pub waits_for: BTreeMap<AppName, String>,
+    /// Services that ask for a virtual address and have none, and why.
+    pub unaddressed: BTreeMap<ServiceName, String>,
     /// Records that cannot be read: their apps are left as they are.
     pub unreadable: Vec<String>,
     /// Why the last pass did not go through, if it did not.
@@ -134,7 +140,7 @@ impl Controller {
             control: feed::follow(store.clone(), CONTROL),
             store,
             terms,
-            reconciler: Reconciler::default(),
+            reconciler: Reconciler::giving(self.settings.virtual_addresses),
             must_see: Some(Revision::default()),
             due: Instant::now(),
         };
@@ -323,11 +329,14 @@ impl Shell<'_> {
 
     fn say(&self, leads: bool, decision: Option<&Decision>) {
         let view = &self.reconciler.view;
-        let (refused, waits_for) = match decision {
-            Some(decision) => (decision.refused.clone(), decision.waits_for.clone()),
+        let (refused, waits_for, unaddressed) = match decision {
+            Some(Decision { refused, waits_for, unaddressed, .. }) => {
+                (refused.clone(), waits_for.clone(), unaddressed.clone())
+            }
             None if leads => {
-                let status = self.controller.status.borrow();
-                (status.refused.clone(), status.waits_for.clone())
+                let Status { refused, waits_for, unaddressed, .. } =
+                    self.controller.status.borrow().clone();
+                (refused, waits_for, unaddressed)
             }
             None => Default::default(),
         };
@@ -338,6 +347,7 @@ impl Shell<'_> {
             revision: view.control_at.min(view.data_at).unwrap_or_default(),
             refused,
             waits_for,
+            unaddressed,
             unreadable: unreadable.map(|(key, cause)| format!("{key}: {cause}")).collect(),
             last_error: self.controller.status.borrow().last_error.clone(),
         };

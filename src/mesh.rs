@@ -197,7 +197,10 @@ impl Mesh {
             commands: Arc::new(control::commands(&self.store, &is_closing)),
             controller: Arc::new(Controller::new(
                 self.config.node.name.clone(),
-                Settings::default(),
+                Settings {
+                    virtual_addresses: self.config.virtual_addresses,
+                    ..Settings::default()
+                },
             )),
             saved_file: self.saved_file,
             opener: self.opener,
@@ -219,9 +222,11 @@ impl Mesh {
         if let Some(origin) = &mut origin {
             origin.enter(&plane.succession);
         }
+        plane.publisher.begin(&saved);
         let control = Some(Control::start(&plane, self.agent));
         let service = Crew::default();
         plane.follow_certificates(&service, certifier);
+        plane.retry_virtual(&service);
         plane.serve_admin(&service, self.admin, self.token, self.registry, upgrades.clone());
         Ok(Running { plane, control, service, origin })
     }
@@ -243,6 +248,16 @@ impl Plane {
         keeper.keep("certify", move || certify::run(certifier.clone(), cancel.clone()));
     }
 
+    /// Tries virtual addresses again that could not be bound, until `service` ends.
+    fn retry_virtual(&self, service: &Crew) {
+        if self.config.virtual_addresses.is_none() {
+            return;
+        }
+        let (publisher, cancel) = (self.publisher.clone(), service.cancel.clone());
+        let keeper = service.keeper(&self.restarts);
+        keeper.keep("virtual", move || publisher.clone().retry_virtual(cancel.clone()));
+    }
+
     /// The admin listener, until `service` ends.
     fn serve_admin(
         &self,
@@ -259,6 +274,7 @@ impl Plane {
             router: self.router.clone(),
             listeners: self.config.listeners.iter().map(|l| (l.name.clone(), l.protocol)).collect(),
             ports: self.config.port_listeners(),
+            virtual_addresses: self.config.virtual_addresses,
             tls: self.config.tls_listeners(),
             certificate_files: self.config.certificates.iter().map(|c| c.name.clone()).collect(),
             commands: self.commands.clone(),

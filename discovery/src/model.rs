@@ -14,6 +14,7 @@ pub mod overrule;
 pub mod record;
 pub mod route;
 pub mod service;
+pub mod virtual_address;
 
 pub use app::{App, Deployment, DeploymentState, Formation, Process, Release};
 pub use certificate::{
@@ -37,4 +38,7 @@ pub use route::{
 pub use service::{
     Balancing, Concurrency, CookieName, Ejection, HashBy, HttpVersion, Protocol, ProxyVersion,
     Service, ServiceTls, ServiceTlsError, Sticky,
+};
+pub use virtual_address::{
+    AddressClaim, VIRTUAL_ADDRESSES_MAX, VirtualAddress, VirtualRange, VirtualRangeError,
 };

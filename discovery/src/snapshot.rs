@@ -6,6 +6,7 @@
 mod saved;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -14,7 +15,7 @@ use imbl::ordmap::DiffItem;
 use crate::model::record::{decode, encode};
 use crate::model::{
     CertificateName, CertificatePair, Event, Health, Instance, InstanceId, Key, Kv, Node, NodeName,
-    Override, Phase, Revision, Route, RouteName, Scope, Service, ServiceName, Word,
+    Override, Phase, Revision, Route, RouteName, Scope, Service, ServiceName, VirtualAddress, Word,
 };
 
 pub use saved::{SAVED_BYTES_MAX, SaveError, Saved, SavedFile};
@@ -72,11 +73,18 @@ pub struct ServiceEntry {
     pub declared: bool,
     /// Its instances, by id.
     pub members: BTreeMap<InstanceId, Member>,
+    /// Where it is reached beside its routes, once it has been given what it asks for.
+    pub virtual_addr: Option<SocketAddr>,
 }
 
 impl ServiceEntry {
     fn empty(name: ServiceName) -> Self {
-        Self { service: Service::named(name), declared: false, members: BTreeMap::new() }
+        Self {
+            service: Service::named(name),
+            declared: false,
+            members: BTreeMap::new(),
+            virtual_addr: None,
+        }
     }
 
     /// The members in `state`.
@@ -134,6 +142,7 @@ pub struct Snapshot {
     nodes: OrdMap<NodeName, Arc<Node>>,
     overrides: OrdMap<Scope, Arc<Override>>,
     certificates: OrdMap<CertificateName, Arc<CertificatePair>>,
+    virtuals: OrdMap<ServiceName, Arc<VirtualAddress>>,
 }
 
 impl Snapshot {
@@ -216,6 +225,10 @@ impl Snapshot {
                 touched.insert(service.clone());
                 self.set_instance(service, id, value)
             }
+            Key::Virtual(service) => {
+                touched.insert(service.clone());
+                self.set_virtual(service, value)
+            }
             Key::Override(scope) => {
                 touched.extend(self.services_in(&scope));
                 set(&mut self.overrides, scope, value)
@@ -276,6 +289,18 @@ impl Snapshot {
         Ok(())
     }
 
+    fn set_virtual(&mut self, name: ServiceName, value: Option<&[u8]>) -> Result<(), String> {
+        let record: Option<VirtualAddress> = read(value)?;
+        if record.as_ref().is_some_and(|record| record.service != name) {
+            return Err("its name is not the one in its key".to_owned());
+        }
+        match record {
+            Some(record) => self.virtuals.insert(name, Arc::new(record)),
+            None => self.virtuals.remove(&name),
+        };
+        Ok(())
+    }
+
     fn entry(&mut self, name: &ServiceName) -> &mut ServiceEntry {
         let entry = self
             .services
@@ -298,7 +323,8 @@ impl Snapshot {
         }
     }
 
-    /// Weighs checks, phase and overrides of each instance of `name`; drops an empty service.
+    /// Weighs checks, phase and overrides of each instance of `name`, and finds where it is reached;
+    /// drops an empty service.
     fn weigh(&mut self, name: &ServiceName) {
         let Some(entry) = self.services.get(name) else { return };
         if !entry.declared && entry.members.is_empty() {
@@ -313,7 +339,12 @@ impl Snapshot {
                 (state_of(&member.instance, word.as_deref().map(|o| o.word)), word)
             })
             .collect();
+        let port = entry.service.wants_virtual().filter(|_| entry.declared);
+        let record = self.virtuals.get(name);
+        let virtual_addr =
+            port.zip(record).map(|(port, record)| SocketAddr::new(record.address, port.get()));
         let entry = self.entry(name);
+        entry.virtual_addr = virtual_addr;
         for (member, (state, word)) in entry.members.values_mut().zip(weighed) {
             member.state = state;
             member.overridden_by = word;
@@ -372,6 +403,22 @@ impl Snapshot {
         self.overrides.iter()
     }
 
+    /// The virtual addresses that services have been given, by service.
+    pub fn virtuals(&self) -> impl Iterator<Item = &Arc<VirtualAddress>> {
+        self.virtuals.values()
+    }
+
+    /// The virtual address that a service has been given, be there a use for it or not.
+    pub fn virtual_of(&self, service: &str) -> Option<&Arc<VirtualAddress>> {
+        self.virtuals.get(service)
+    }
+
+    /// Where services are reached at virtual addresses, by service.
+    pub fn virtual_addrs(&self) -> impl Iterator<Item = (&ServiceName, SocketAddr)> {
+        let addr = |name: &ServiceName| self.services.get(name)?.virtual_addr;
+        self.virtuals.keys().filter_map(move |name| Some((name, addr(name)?)))
+    }
+
     /// What differs from `earlier`; costs the time of what differs when the two share structure.
     pub fn changes_since(&self, earlier: &Self) -> Changes {
         Changes {
@@ -397,6 +444,8 @@ impl Snapshot {
         kvs.extend(
             self.certificates.iter().map(|(n, r)| kv(Key::Certificate(n.clone()), encode(r))),
         );
+        let virtuals = self.virtuals.iter();
+        kvs.extend(virtuals.map(|(name, record)| kv(Key::Virtual(name.clone()), encode(record))));
         for (name, entry) in &self.services {
             if entry.declared {
                 kvs.push(kv(Key::Service(name.clone()), encode(&entry.service)));

@@ -17,7 +17,7 @@ use portolan_discovery::model::{InstanceId, NodeName, Revision, ServiceName};
 use portolan_discovery::snapshot::Snapshot;
 
 pub(crate) use lookup::Found;
-pub(crate) use members::{Members, Target};
+pub(crate) use members::Members;
 pub use name::{ZoneName, ZoneNameError};
 
 type Map<K, V> = GenericHashMap<K, V, RandomState, DefaultSharedPtr>;
@@ -41,6 +41,8 @@ impl Default for ZoneConfig {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
     Node(NodeName),
+    /// It is the service's virtual one.
+    Service(ServiceName),
     Instance(ServiceName, InstanceId),
 }
 
@@ -118,11 +120,17 @@ impl Zone {
             for (id, addr) in old.every() {
                 self.disown(addr, &Owner::Instance(name.clone(), id.clone()));
             }
+            if let Some(addr) = old.virtual_addr() {
+                self.disown(addr.ip(), &Owner::Service(name.clone()));
+            }
         }
         if let Some(entry) = snapshot.service(name.as_str()) {
             let members = Members::of(entry.clone(), old.as_deref());
             for (id, addr) in members.every() {
                 self.own(addr, Owner::Instance(name.clone(), id.clone()));
+            }
+            if let Some(addr) = members.virtual_addr() {
+                self.own(addr.ip(), Owner::Service(name.clone()));
             }
             self.services.insert(name.clone(), Arc::new(members));
         }

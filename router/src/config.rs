@@ -148,6 +148,9 @@ pub struct Limits {
     pub body_rate_min: u32,
     /// Idle connections that one worker keeps to one instance.
     pub upstream_idle_max: usize,
+    /// Virtual addresses that are listened at; none unless somebody gives them. Each has a socket
+    /// of its own on every worker, which takes two file descriptors.
+    pub virtual_listeners_max: usize,
     /// Attempts after the first, at most [`RETRIES_MAX`].
     pub retries_max: usize,
 }
@@ -170,6 +173,7 @@ impl Limits {
         // What a few multiplexing clients have under way: less, and each burst of theirs would close
         // connections and open them again.
         upstream_idle_max: 256,
+        virtual_listeners_max: 0,
         retries_max: 2,
     };
 }
@@ -252,6 +256,12 @@ impl Config {
             error_pages: Arc::default(),
         }
     }
+}
+
+/// How many virtual addresses may be listened at: at most a sixteenth of the files, two of each
+/// worker for each.
+pub(crate) fn virtuals_for(files: Option<u64>, workers: usize) -> usize {
+    pipes_for(files, workers)
 }
 
 #[cfg(test)]

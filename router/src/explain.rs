@@ -14,6 +14,7 @@ use portolan_discovery::snapshot::State;
 
 use crate::compress::Wish;
 use crate::table::{Lack, RequestView, RouteEntry, ServiceTable, Table};
+use crate::virtuals;
 
 /// The most routes an explanation lists. Those that take the path come first.
 pub const CANDIDATES_MAX: usize = 100;
@@ -208,6 +209,12 @@ impl Table {
             .map(|entry| candidate(entry, verdict(entry)))
             .collect();
         self.explanation(listener, winner, candidates, entries.len())
+    }
+
+    /// The same for a connection to the virtual address of a service, whose own `route` no other
+    /// one can take it from.
+    pub fn explain_virtual(&self, route: &Arc<RouteEntry>) -> Explanation {
+        self.explanation(&virtuals::name(), Some(route), Vec::new(), 0)
     }
 
     /// The same for a connection of a listener that passes TLS on, whose client asks for `host`

@@ -43,6 +43,7 @@ mod tls;
 mod tunnel;
 mod udp;
 mod upstream;
+mod virtuals;
 mod worker;
 
 pub use balance::{ATTEMPTS_MAX, Ask, Key, RETRIES_MAX, Tried};
@@ -71,3 +72,4 @@ pub use tls::{
     ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, InstanceTls, TlsSettings,
     TlsVersion, UnknownName,
 };
+pub use virtuals::{VIRTUAL_LISTENER, VIRTUAL_RETRY_MAX, VIRTUAL_RETRY_MIN, VirtualStatus};

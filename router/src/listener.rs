@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use tracing::warn;
 use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::h1::{Received, Request, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
+use crate::table::RouteEntry;
 use crate::tls::{Serving, hsts_line};
 use crate::udp;
 use crate::worker::Worker;
@@ -97,6 +99,8 @@ pub(crate) struct Listener {
     /// The port that requests are sent to by https.
     pub(crate) redirect_https: Option<u16>,
     http2: bool,
+    /// Where its connections go, if that is not the table's.
+    pub(crate) route: Option<Arc<RouteEntry>>,
     /// Another process accepts from the same sockets.
     taken: AtomicBool,
 }
@@ -107,7 +111,7 @@ impl Listener {
         local: SocketAddr,
         router: &Arc<Via>,
         tls: Option<Serving>,
-        metrics: &Metrics,
+        metrics: ListenerMetrics,
     ) -> Self {
         let hsts = config.tls.as_ref().and_then(|tls| tls.hsts).map(hsts_line).unwrap_or_default();
         let response_lines = [Received::V10, Received::V11, Received::V20].map(|received| {
@@ -121,7 +125,7 @@ impl Listener {
             bind: config.bind,
             local,
             tls: tls.map(Arc::new),
-            metrics: metrics.listener(&config.name),
+            metrics,
             trusted_peers: config.trusted_peers.clone(),
             router: Arc::clone(router),
             adds_via: config.via,
@@ -129,8 +133,19 @@ impl Listener {
             hsts_line: hsts.into_bytes().into_boxed_slice(),
             redirect_https: config.redirect_https,
             http2: config.http2,
+            route: None,
             taken: AtomicBool::new(false),
         }
+    }
+
+    /// One at a virtual address, all of whose connections go by `route`.
+    pub(crate) fn at_virtual(
+        config: &ListenerConfig,
+        router: &Arc<Via>,
+        metrics: ListenerMetrics,
+        route: Arc<RouteEntry>,
+    ) -> Self {
+        Self { route: Some(route), ..Self::new(config, config.bind, router, None, metrics) }
     }
 
     /// Whether clients may begin with HTTP/2 (by TLS they agree on it before).
@@ -202,13 +217,33 @@ pub(crate) fn bind(
     metrics: &Metrics,
 ) -> Result<BoundListener, BindError> {
     let bound = match inherited.is_empty() {
-        true => sockets(config.bind, workers),
-        false => go_on_with(inherited, workers),
+        true => sockets(config.bind, workers, Place::Here),
+        false => go_on_with(inherited, workers, Place::Here),
     };
     let (sockets, local) = bound.map_err(|error| failed(config, error))?;
-    let listener = Arc::new(Listener::new(config, local, router, tls, metrics));
+    let listener =
+        Arc::new(Listener::new(config, local, router, tls, metrics.listener(&config.name)));
     let sockets = sockets.into_iter().map(Arc::new).collect();
     Ok(BoundListener { listener, sockets })
+}
+
+/// Binds sockets at a virtual address, or goes on with those that somebody else bound. One that
+/// `shares_port` does so with a listener for all addresses of this router.
+pub(crate) fn bind_virtual(
+    addr: SocketAddr,
+    inherited: Vec<std::net::TcpListener>,
+    workers: usize,
+    shares_port: bool,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    let bound = match inherited.is_empty() {
+        true if shares_port => (0..workers).map(|_| listening(addr, Place::Anywhere)).collect(),
+        true => sockets(addr, workers, Place::Anywhere).map(|(sockets, _)| sockets),
+        false => go_on_with(inherited, workers, Place::Anywhere).map(|(sockets, _)| sockets),
+    };
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => io::Error::new(error.kind(), format!("{addr} is in use")),
+        _ => error,
+    })
 }
 
 /// A bound listener of UDP with one socket per worker.
@@ -230,7 +265,8 @@ pub(crate) fn bind_udp(
     }
     let bound = udp::sockets(config.bind, workers);
     let (sockets, local) = bound.map_err(|error| failed(config, error))?;
-    let listener = Arc::new(Listener::new(config, local, router, None, metrics));
+    let listener =
+        Arc::new(Listener::new(config, local, router, None, metrics.listener(&config.name)));
     Ok(BoundUdp { listener, sockets })
 }
 
@@ -242,11 +278,21 @@ fn failed(config: &ListenerConfig, source: io::Error) -> BindError {
     }
 }
 
+/// Where an address may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On an interface of this machine.
+    Here,
+    /// On none, or not yet: whoever sets up the routes leads it here (`IP_FREEBIND`).
+    Anywhere,
+}
+
 /// Makes inherited sockets fit, and as many as there are workers. All of them stay: the kernel
 /// has spread connections over all of them, and may do so at any moment.
 fn go_on_with(
     mut sockets: Vec<std::net::TcpListener>,
     count: usize,
+    place: Place,
 ) -> io::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
     let inherited = sockets.len();
     let local = sockets[0].local_addr()?;
@@ -261,7 +307,7 @@ fn go_on_with(
         // One that shares its port with nobody, as service managers bind them, serves several
         // workers.
         let more = match shares_port {
-            true => listening(local)?,
+            true => listening(local, place)?,
             false => sockets[sockets.len() % inherited].try_clone()?,
         };
         sockets.push(more);
@@ -269,46 +315,61 @@ fn go_on_with(
     Ok((sockets, local))
 }
 
-fn sockets(addr: SocketAddr, count: usize) -> io::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
+fn sockets(
+    addr: SocketAddr,
+    count: usize,
+    place: Place,
+) -> io::Result<(Vec<std::net::TcpListener>, SocketAddr)> {
     if addr.port() != 0 {
         // A second process of the same user could share the port with us and silently take
         // half of the connections. A socket that shares with nobody finds it out.
-        socket(addr, false)?;
+        socket(addr, place, false)?;
     }
-    let first = listening(addr)?;
+    let first = listening(addr, place)?;
     let local = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..count {
-        sockets.push(listening(local)?);
+        sockets.push(listening(local, place)?);
     }
     Ok((sockets, local))
 }
 
-fn listening(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = socket(addr, true)?;
+fn listening(addr: SocketAddr, place: Place) -> io::Result<std::net::TcpListener> {
+    let socket = socket(addr, place, true)?;
     // Accepted sockets inherit it, which saves a system call for each of them.
     socket.set_tcp_nodelay(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-fn socket(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn socket(addr: SocketAddr, place: Place, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), None)?;
     // Connections of an earlier process that are not quite gone must not keep us from starting.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
+    match (place, addr) {
+        (Place::Here, _) => {}
+        (Place::Anywhere, SocketAddr::V4(_)) => socket.set_freebind_v4(true)?,
+        (Place::Anywhere, SocketAddr::V6(_)) => socket.set_freebind_v6(true)?,
+    }
     socket.bind(&addr.into())?;
     Ok(socket)
 }
 
-/// Accepts until the worker drains; then takes what the kernel has accepted already, because
-/// closing the socket would reset it, unless another process has the socket too.
-pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
+/// Accepts until `until`; then takes what the kernel has accepted already, because closing the
+/// socket would reset it, unless another process has the socket too.
+pub(crate) async fn accept(
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    socket: TcpListener,
+    until: impl Future<Output = ()>,
+) {
+    let mut until = pin!(until);
     let mut warned = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = worker.draining() => break,
+            () = &mut until => break,
             accepted = socket.accept() => accepted,
         };
         match accepted {
@@ -330,17 +391,25 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: Arc<Listener>, socket: 
     if listener.taken.load(Ordering::Relaxed) {
         return;
     }
-    while let Some((stream, peer)) = accepted_already(&socket).await {
+    // The kernel is asked itself: the runtime may not have heard of the newest connections yet.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Some((stream, peer)) = accepted_already(&socket) {
         worker.admit(&listener, stream, peer);
     }
 }
 
-async fn accepted_already(socket: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    std::future::poll_fn(|cx| match socket.poll_accept(cx) {
-        std::task::Poll::Ready(accepted) => std::task::Poll::Ready(accepted.ok()),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
+/// The next connection that waits, if there is one.
+fn accepted_already(socket: &std::net::TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        match socket.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(true).ok()?;
+                return Some((TcpStream::from_std(stream).ok()?, peer));
+            }
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(_) => return None,
+        }
+    }
 }
 
 /// The connection ended before it was accepted: the next one may be fine.
@@ -364,25 +433,25 @@ mod tests {
 
     #[test]
     fn all_workers_listen_on_the_port_that_the_first_one_got() {
-        let (sockets, addr) = sockets(local(0), 3).unwrap();
+        let (sockets, addr) = sockets(local(0), 3, Place::Here).unwrap();
         assert_ne!(addr.port(), 0);
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == addr));
     }
 
     #[test]
     fn a_port_that_somebody_listens_on_is_refused_even_if_it_could_be_shared() {
-        let (held, addr) = sockets(local(0), 2).unwrap();
-        let error = sockets(addr, 1).unwrap_err();
+        let (held, addr) = sockets(local(0), 2, Place::Here).unwrap();
+        let error = sockets(addr, 1, Place::Here).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(held);
-        sockets(addr, 2).expect("the port is free again");
+        sockets(addr, 2, Place::Here).expect("the port is free again");
     }
 
     #[test]
     fn inherited_sockets_all_stay_and_workers_that_have_none_get_one_of_the_same_port() {
         for (inherited, workers, expected) in [(3, 2, 3), (2, 2, 2), (1, 3, 3)] {
-            let (held, addr) = sockets(local(0), inherited).unwrap();
-            let (all, got) = go_on_with(held, workers).unwrap();
+            let (held, addr) = sockets(local(0), inherited, Place::Here).unwrap();
+            let (all, got) = go_on_with(held, workers, Place::Here).unwrap();
             assert_eq!((all.len(), got), (expected, addr));
             assert!(all.iter().all(|socket| socket.local_addr().unwrap() == addr));
         }
@@ -392,7 +461,7 @@ mod tests {
     fn an_inherited_socket_that_shares_no_port_serves_all_workers() {
         let alone = std::net::TcpListener::bind(local(0)).unwrap();
         let addr = alone.local_addr().unwrap();
-        let (all, got) = go_on_with(vec![alone], 3).unwrap();
+        let (all, got) = go_on_with(vec![alone], 3, Place::Here).unwrap();
         assert_eq!((all.len(), got), (3, addr));
         let client = std::net::TcpStream::connect(addr).unwrap();
         let peer = all[2].accept().unwrap().1;
@@ -401,9 +470,35 @@ mod tests {
 
     #[test]
     fn an_accepted_socket_sends_without_delay() {
-        let (held, addr) = sockets(local(0), 1).unwrap();
+        let (held, addr) = sockets(local(0), 1, Place::Here).unwrap();
         held[0].set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(addr).unwrap();
         assert!(held[0].accept().unwrap().0.nodelay().unwrap());
+    }
+
+    #[test]
+    fn a_virtual_address_need_not_be_on_an_interface_and_is_not_shared_unawares() {
+        // RFC 5737 and RFC 3849 keep these for documents: no machine has them.
+        for addr in ["192.0.2.7:5432", "[2001:db8::7]:5432"] {
+            let addr: SocketAddr = addr.parse().unwrap();
+            assert!(sockets(addr, 1, Place::Here).is_err());
+            let held = bind_virtual(addr, Vec::new(), 2, false).unwrap();
+            assert!(held.iter().all(|socket| socket.local_addr().unwrap() == addr));
+            let error = bind_virtual(addr, Vec::new(), 1, false).unwrap_err();
+            assert_eq!(error.to_string(), format!("{addr} is in use"));
+            assert_eq!(bind_virtual(addr, held, 3, false).unwrap().len(), 3);
+        }
+    }
+
+    #[test]
+    fn a_virtual_address_may_share_its_port_with_a_listener_for_all_addresses() {
+        let all = SocketAddr::from(([0, 0, 0, 0], 0));
+        let (_held, local) = sockets(all, 2, Place::Here).unwrap();
+        let addr = SocketAddr::from(([127, 64, 3, 7], local.port()));
+        assert!(bind_virtual(addr, Vec::new(), 1, false).is_err());
+        let own = bind_virtual(addr, Vec::new(), 1, true).unwrap();
+        own[0].set_nonblocking(false).unwrap();
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        assert_eq!(own[0].accept().unwrap().1, client.local_addr().unwrap());
     }
 }

@@ -50,6 +50,10 @@ pub const UDP_DROPPED: &str = "portolan_router_udp_dropped_total";
 pub const CONNECTIONS_OPEN: &str = "portolan_router_connections_open";
 /// Client connections accepted, by listener. Of a UDP listener: sessions begun.
 pub const CONNECTIONS: &str = "portolan_router_connections_total";
+/// Virtual addresses, by state: `listening` or `failed`.
+pub const VIRTUAL_LISTENERS: &str = "portolan_router_virtual_listeners";
+/// Times that a virtual address could not be bound.
+pub const VIRTUAL_FAILURES: &str = "portolan_router_virtual_bind_failures_total";
 /// Answers of the router itself, by reason.
 pub const LOCAL_REPLIES: &str = "portolan_router_local_replies_total";
 /// The revision of the newest published table.
@@ -211,6 +215,35 @@ pub struct ListenerMetrics {
     pub accepted: IntCounter,
 }
 
+impl ListenerMetrics {
+    /// Handles that nobody reads.
+    pub(crate) fn detached() -> Self {
+        let open = IntGauge::new(CONNECTIONS_OPEN, "nobody's").expect("a constant name");
+        let accepted = IntCounter::new(CONNECTIONS, "nobody's").expect("a constant name");
+        Self { open, accepted }
+    }
+}
+
+/// The handles of all virtual addresses.
+#[derive(Debug, Clone)]
+pub(crate) struct VirtualMetrics {
+    pub(crate) listening: IntGauge,
+    pub(crate) failed: IntGauge,
+    pub(crate) failures: IntCounter,
+}
+
+impl VirtualMetrics {
+    fn register(maker: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        let listeners = maker.gauges(VIRTUAL_LISTENERS, "Virtual addresses.", &["state"])?;
+        let failures = "Times that a virtual address could not be bound.";
+        Ok(Self {
+            listening: listeners.with_label_values(&["listening"]),
+            failed: listeners.with_label_values(&["failed"]),
+            failures: maker.counter(VIRTUAL_FAILURES, failures)?,
+        })
+    }
+}
+
 /// All metrics of the router.
 #[derive(Debug)]
 pub struct Metrics {
@@ -222,6 +255,7 @@ pub struct Metrics {
     tcp_connections: IntCounterVec,
     tcp_bytes: IntCounterVec,
     udp: UdpFamilies,
+    pub(crate) virtuals: VirtualMetrics,
     cache: CacheFamilies,
     queue_shed: IntCounterVec,
     live: LiveCollector,
@@ -272,6 +306,7 @@ impl Metrics {
                 &["service"],
             )?,
             udp: UdpFamilies::register(&maker)?,
+            virtuals: VirtualMetrics::register(&maker)?,
             cache: CacheFamilies::register(registry)?,
             tcp_bytes: maker.counters(
                 TCP_BYTES,

@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use portolan_discovery::model::{ListenerName, Protocol, Revision};
+use portolan_discovery::model::{ListenerName, Protocol, Revision, ServiceName};
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
 use rustls::server::ProducesTickets;
@@ -14,13 +14,16 @@ use tracing::{error, info, warn};
 
 use crate::cache::{Cache, StoreMetrics};
 use crate::cell::TableCell;
-use crate::config::{Config, ListenerConfig, connections_for, pipes_for, sessions_for};
+use crate::config::{
+    Config, ListenerConfig, connections_for, pipes_for, sessions_for, virtuals_for,
+};
 use crate::drain::Command;
 use crate::h1::Via;
 use crate::listener::{self, BindError, BoundListener, BoundUdp};
 use crate::metrics::Metrics;
 use crate::table::Table;
 use crate::tls::{self, Certificates, ClientCertificates, Serving};
+use crate::virtuals::{VIRTUAL_LISTENER, VirtualStatus, Virtuals};
 use crate::worker::metrics::WorkerMetrics;
 use crate::worker::{self, Start};
 
@@ -37,6 +40,7 @@ pub struct Bound {
     listeners: Vec<BoundListener>,
     certificates: Arc<Certificates>,
     udp_listeners: Vec<BoundUdp>,
+    virtuals: Virtuals,
     cache: Arc<Cache>,
 }
 
@@ -53,6 +57,7 @@ pub struct Router {
     listeners: Vec<Arc<listener::Listener>>,
     /// The sockets of each listener, until the router ends: an open one would be accepted by.
     sockets: Mutex<Vec<Vec<Arc<TcpListener>>>>,
+    virtuals: Virtuals,
     cache: Arc<Cache>,
 }
 
@@ -103,6 +108,7 @@ impl Bound {
             listeners: self.listeners.iter().map(|bound| Arc::clone(&bound.listener)).collect(),
             cache: Arc::clone(&self.cache),
             sockets: Mutex::new(self.listeners.iter().map(|bound| bound.sockets.clone()).collect()),
+            virtuals: self.virtuals,
         };
         for index in 0..worker_count(&self.config) {
             let start = Start {
@@ -111,8 +117,9 @@ impl Bound {
                 cell: Arc::clone(&router.cell),
                 metrics: Arc::clone(&self.worker_metrics),
                 cache: Arc::clone(&self.cache),
-                sockets: self.sockets_of(index),
-                udp_sockets: self.udp_sockets_of_one_worker(),
+                sockets: sockets_of(&self.listeners, index, worker_count(&self.config)),
+                udp_sockets: udp_sockets_of_one_worker(&mut self.udp_listeners),
+                virtuals: router.virtuals.feed(),
                 order: router.command.order(),
                 moved: Arc::clone(&router.moved),
             };
@@ -127,25 +134,34 @@ impl Bound {
         Ok(router)
     }
 
-    fn sockets_of(&self, worker: usize) -> Vec<(Arc<listener::Listener>, Arc<TcpListener>)> {
-        let workers = worker_count(&self.config);
-        let of_one = |bound: &BoundListener| {
-            let sockets = bound.sockets.iter().skip(worker).step_by(workers);
-            let both = |socket: &Arc<_>| (Arc::clone(&bound.listener), Arc::clone(socket));
-            sockets.map(both).collect::<Vec<_>>()
-        };
-        self.listeners.iter().flat_map(of_one).collect()
+    /// Goes on with sockets at a virtual address that somebody bound before, if it is wanted when
+    /// the router is told for the first time where to listen.
+    pub fn inherit_virtual(&self, addr: SocketAddr, sockets: Vec<TcpListener>) {
+        self.virtuals.inherit(addr, sockets);
     }
+}
 
-    fn udp_sockets_of_one_worker(&mut self) -> Vec<(Arc<listener::Listener>, std::net::UdpSocket)> {
-        self.udp_listeners
-            .iter_mut()
-            .map(|bound| {
-                let socket = bound.sockets.pop().expect("one was bound for each worker");
-                (Arc::clone(&bound.listener), socket)
-            })
-            .collect()
-    }
+type Sockets<S> = Vec<(Arc<listener::Listener>, S)>;
+
+fn sockets_of(
+    listeners: &[BoundListener],
+    worker: usize,
+    workers: usize,
+) -> Sockets<Arc<TcpListener>> {
+    let of_one = |bound: &BoundListener| {
+        let sockets = bound.sockets.iter().skip(worker).step_by(workers);
+        let both = |socket: &Arc<_>| (Arc::clone(&bound.listener), Arc::clone(socket));
+        sockets.map(both).collect::<Vec<_>>()
+    };
+    listeners.iter().flat_map(of_one).collect()
+}
+
+fn udp_sockets_of_one_worker(listeners: &mut [BoundUdp]) -> Sockets<std::net::UdpSocket> {
+    let of_one = |bound: &mut BoundUdp| {
+        let socket = bound.sockets.pop().expect("one was bound for each worker");
+        (Arc::clone(&bound.listener), socket)
+    };
+    listeners.iter_mut().map(of_one).collect()
 }
 
 impl Router {
@@ -186,8 +202,19 @@ impl Router {
             .iter()
             .map(|listener| listener::bind_udp(listener, &router, workers, &metrics))
             .collect::<Result<Vec<_>, _>>()?;
+        let max = config.limits.virtual_listeners_max;
+        let virtuals = Virtuals::new(max, workers, &router, streams.iter(), &metrics);
         let config = Arc::new(config);
-        Ok(Bound { config, metrics, worker_metrics, listeners, udp_listeners, certificates, cache })
+        Ok(Bound {
+            config,
+            metrics,
+            worker_metrics,
+            listeners,
+            udp_listeners,
+            virtuals,
+            certificates,
+            cache,
+        })
     }
 
     /// Makes `table` the one that requests are served from.
@@ -245,8 +272,36 @@ impl Router {
         cut
     }
 
-    /// Copies of all listening sockets, for a process that goes on with them; none once the
-    /// router ends.
+    /// Listens at these virtual addresses of services and at no others, from now on. Those that
+    /// cannot be bound are tried again by [`Self::retry_virtual`].
+    pub fn listen_virtual<'s>(
+        &self,
+        wanted: impl Iterator<Item = (&'s ServiceName, SocketAddr)>,
+        now: Instant,
+    ) {
+        self.virtuals.listen(wanted, now);
+    }
+
+    /// Tries the virtual addresses again that could not be bound, if their wait is over.
+    pub fn retry_virtual(&self, now: Instant) {
+        self.virtuals.retry(now);
+    }
+
+    /// How it is with each virtual address.
+    pub fn virtual_status(&self) -> Vec<VirtualStatus> {
+        self.virtuals.status()
+    }
+
+    /// Copies of the sockets at virtual addresses, as [`Self::sockets`].
+    ///
+    /// # Errors
+    /// As [`Self::sockets`].
+    pub fn virtual_sockets(&self) -> std::io::Result<Vec<ListenerSockets>> {
+        self.virtuals.sockets()
+    }
+
+    /// Copies of all listening sockets but those at virtual addresses, for a process that goes on
+    /// with them; none once the router ends.
     ///
     /// # Errors
     /// When the operating system gives no descriptor.
@@ -263,12 +318,17 @@ impl Router {
     }
 
     /// As [`Self::drain`], but without haste: another process serves the same addresses, so what
-    /// waits in the sockets of listeners that are `taken` is left to it. May be dropped while it
-    /// waits, and be followed by [`Self::drain`].
-    pub async fn hand_over(&self, taken: impl Fn(&ListenerName) -> bool, timeout: Duration) -> u64 {
-        for listener in self.listeners.iter().filter(|listener| taken(&listener.name)) {
+    /// waits in the sockets of listeners that are `taken`, by name and address, is left to it. May
+    /// be dropped while it waits, and be followed by [`Self::drain`].
+    pub async fn hand_over(
+        &self,
+        taken: impl Fn(&str, SocketAddr) -> bool,
+        timeout: Duration,
+    ) -> u64 {
+        for listener in self.listeners.iter().filter(|l| taken(l.name.as_str(), l.bind)) {
             listener.take_away();
         }
+        self.virtuals.take_away(|addr| taken(VIRTUAL_LISTENER, addr));
         self.let_go_of_sockets();
         let cut = self.command.hand_over(timeout).await;
         self.join();
@@ -278,11 +338,12 @@ impl Router {
     /// Client connections that are open.
     pub fn connections(&self) -> u64 {
         let open = self.listeners.iter().map(|listener| listener.metrics.open.get());
-        u64::try_from(open.sum::<i64>()).unwrap_or(0)
+        u64::try_from(open.sum::<i64>() + self.virtuals.connections()).unwrap_or(0)
     }
 
     fn let_go_of_sockets(&self) {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.virtuals.end();
     }
 
     fn join(&self) {
@@ -314,11 +375,13 @@ fn fit_open_files(config: &mut Config) {
         true => config.limits.udp_sessions_max.min(sessions_for(files, worker_count(config))),
         false => 0,
     };
+    let virtuals = virtuals_for(files, worker_count(config));
+    config.limits.virtual_listeners_max = config.limits.virtual_listeners_max.min(virtuals);
     let pipes_max = config.limits.pipes_max.min(pipes_for(files, worker_count(config)));
     config.limits.udp_sessions_max = sessions_max;
     config.limits.pipes_max = pipes_max;
     // A worker has each listening socket twice: it may have to be started again.
-    let listening = 2 * config.listeners.len();
+    let listening = 2 * (config.listeners.len() + config.limits.virtual_listeners_max);
     let others = sessions_max.saturating_add(pipes_max.saturating_mul(2)) + listening;
     let connections_max = connections_for(files, worker_count(config), others);
     if connections_max < config.limits.connections_max.min(CONNECTIONS_FEW) {

@@ -27,7 +27,10 @@ use crate::worker::{Client, now};
 /// Serves one client, of whom `input` has come already, until both directions have ended.
 pub(crate) async fn serve(client: Client, input: Buffer) {
     let worker = Rc::clone(&client.worker);
-    let route = worker.with_table(|table| table.tcp_route(&client.listener.name).cloned());
+    let route = match &client.listener.route {
+        Some(own) => Some(Arc::clone(own)),
+        None => worker.with_table(|table| table.tcp_route(&client.listener.name).cloned()),
+    };
     pass(client, input, route).await;
 }
 

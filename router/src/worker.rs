@@ -48,6 +48,7 @@ use crate::tls;
 use crate::tunnel;
 use crate::udp;
 use crate::upstream::Own;
+use crate::virtuals;
 use clock::Clock;
 use metrics::WorkerMetrics;
 use sources::{Source, Sources};
@@ -68,6 +69,8 @@ pub(crate) struct Start {
     pub(crate) cache: Arc<Cache>,
     pub(crate) sockets: Vec<(Arc<Listener>, Arc<std::net::TcpListener>)>,
     pub(crate) udp_sockets: Vec<(Arc<Listener>, std::net::UdpSocket)>,
+    /// Listeners at virtual addresses, if there may be any.
+    pub(crate) virtuals: Option<virtuals::Feed>,
     pub(crate) order: Order,
     /// Told when this worker has moved to a newer table.
     pub(crate) moved: Arc<Notify>,
@@ -434,7 +437,15 @@ async fn main(start: &mut Start) -> Result<(), Failure> {
     for (listener, socket) in &start.sockets {
         // The original stays, for the case that this worker fails and is started again.
         let socket = TcpListener::from_std(socket.try_clone()?)?;
-        listeners.spawn_local(listener::accept(Rc::clone(&worker), Arc::clone(listener), socket));
+        let (worker, listener) = (Rc::clone(&worker), Arc::clone(listener));
+        listeners.spawn_local(async move {
+            let until = worker.draining();
+            listener::accept(Rc::clone(&worker), listener, socket, until).await;
+        });
+    }
+    if let Some(feed) = start.virtuals.clone() {
+        let workers = start.config.workers.max(1);
+        listeners.spawn_local(virtuals::serve(Rc::clone(&worker), feed, start.index, workers));
     }
     let mut sessions = JoinSet::new();
     for (listener, socket) in &start.udp_sockets {
@@ -453,6 +464,7 @@ async fn main(start: &mut Start) -> Result<(), Failure> {
     serve.await?;
     // Closed for good: a listener's own copy goes when its task has taken what is accepted.
     start.sockets.clear();
+    start.virtuals = None;
     tokio::select! {
         _ = background.join_next() => Err(Failure::TaskEnded),
         () = drain::run(&worker, &mut listeners, &mut order) => Ok(()),
@@ -525,6 +537,7 @@ mod tests {
             cache: Cache::new(0, crate::cache::StoreMetrics::register(&registry).unwrap()),
             sockets: Vec::new(),
             udp_sockets: Vec::new(),
+            virtuals: None,
             order: drain::Command::new().order(),
             moved: Arc::default(),
         }

@@ -56,3 +56,5 @@ mod tcp;
 mod tunnels;
 #[path = "proxy/udp.rs"]
 mod udp;
+#[path = "proxy/virtuals.rs"]
+mod virtuals;

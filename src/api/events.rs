@@ -10,8 +10,8 @@ use axum::response::sse::{Event as Sse, KeepAlive, Sse as SseResponse};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use portolan_discovery::model::{
-    App, Deployment, DeploymentState, Event, Formation, Instance, JobStatus, Key, Kv, Override,
-    Placement, Revision, Route, record,
+    AddressClaim, App, Deployment, DeploymentState, Event, Formation, Instance, JobStatus, Key, Kv,
+    Override, Placement, Revision, Route, VirtualAddress, record,
 };
 use portolan_discovery::store::{Watch, WatchEvent};
 use serde::Deserialize;
@@ -159,6 +159,8 @@ fn kind_and_name(key: &Key) -> (&'static str, String) {
         Key::Placement(_, job) => ("placement", job.to_string()),
         Key::Job(_, job) => ("job", job.to_string()),
         Key::Deployment(app, id) => ("deployment", format!("{app}/{id}")),
+        Key::Virtual(service) => ("virtual address", service.to_string()),
+        Key::Claim(address) => ("virtual address", address.to_string()),
         Key::Leader => ("leader", "controller".to_owned()),
         Key::Ack(router) => ("ack", router.to_string()),
     }
@@ -207,6 +209,17 @@ fn text(key: &Key, kv: &Kv) -> Option<String> {
             let pid = status.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
             let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
             format!("{state}{pid}{cause}")
+        }
+        Key::Virtual(_) => {
+            let record: VirtualAddress = record::decode(value).ok()?;
+            format!("is {}", record.address)
+        }
+        Key::Claim(_) => {
+            let claim: AddressClaim = record::decode(value).ok()?;
+            match claim.released_ms {
+                None => format!("belongs to {}", claim.service),
+                Some(_) => format!("belonged to {}, and is nobody's for a while", claim.service),
+            }
         }
         Key::Deployment(..) => deployment(&record::decode(value).ok()?),
         Key::Node(_) => "is here".to_owned(),

@@ -2,6 +2,7 @@
 //! router's own codec, so that host and path are those that the router would match.
 
 mod settings;
+mod virtuals;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +10,9 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use portolan_discovery::model::{ListenerName, Protocol};
 use portolan_router::h1::{HeadScratch, Limits, parse_request};
-use portolan_router::{Ask, BackendView, EndpointView, Explanation, Key, RequestView, Table};
+use portolan_router::{
+    Ask, BackendView, EndpointView, Explanation, Key, RequestView, RouteEntry, Table,
+};
 
 use super::view::{ExplainCandidate, ExplainInstance, ExplainView};
 use super::{ApiError, ErrorBody, Shared};
@@ -32,7 +35,7 @@ struct Asked {
     params(
         ("method" = Option<String>, Query, description = "GET by default"),
         ("url" = String, Query, description = "absolute, such as http://shop.test/api"),
-        ("listener" = Option<String>, Query, description = "the listener that it comes to; one of TCP, UDP or TLS looks at no more than the URL's host"),
+        ("listener" = Option<String>, Query, description = "the listener that it comes to; one of TCP, UDP or TLS looks at no more than the URL's host; `virtual` is a service's own address, by the host or by the service's name"),
         ("source" = Option<String>, Query, description = "the client's address; 127.0.0.1 by default"),
         ("header" = Option<Vec<String>>, Query, description = "`Name: value`, several times"),
     ),
@@ -55,12 +58,17 @@ pub(super) async fn explain(
             ));
         }
     };
+    let source = asked.source.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let snapshot = context.live.snapshot();
+    if let Some(target) = virtuals::target(&asked.url, asked.listener.as_ref(), &snapshot) {
+        let (table, listening) = (context.router.table(), context.router.virtual_status());
+        return Ok(Json(virtuals::connection(&table, &listening, target, source)));
+    }
     let listener = asked
         .listener
         .unwrap_or_else(|| ListenerName::parse(ANY_LISTENER).expect("a constant name"));
     let table = context.router.table();
     let request = RequestView::of(&listener, &request);
-    let source = asked.source.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let known = context.listeners.iter().find(|(name, _)| *name == listener);
     let view = match known.map(|(_, protocol)| *protocol) {
         None | Some(Protocol::Http) => {
@@ -93,14 +101,16 @@ fn connection(
             ("tcp", table.tcp_route(listener), table.explain_bound(listener))
         }
     };
-    let picked = route.and_then(|route| {
-        let ask =
-            Ask { now_us: unix_ms() * 1_000, key: Key::Source(source), ..Ask::first(random()) };
-        let picked = route.pick(table, &ask).ok()?;
-        Some(format!("{}/{}", picked.service, picked.id))
-    });
+    let picked = route.and_then(|route| picked_for(source, route, table));
     let asker = Asker { method: kind, host: host.unwrap_or("-"), path: "-", query: None };
     ExplainView { picked, ..view(asker, &explanation) }
+}
+
+/// The instance that a connection of `source` gets this time.
+fn picked_for(source: IpAddr, route: &RouteEntry, table: &Table) -> Option<String> {
+    let ask = Ask { now_us: unix_ms() * 1_000, key: Key::Source(source), ..Ask::first(random()) };
+    let picked = route.pick(table, &ask).ok()?;
+    Some(format!("{}/{}", picked.service, picked.id))
 }
 
 /// The instance that the request gets this time: picked as a worker picks.
@@ -249,12 +259,7 @@ fn verdict(asker: Asker<'_>, explanation: &Explanation) -> String {
     };
     let missing: Vec<_> =
         explanation.backends.iter().filter(|b| !b.exists).map(|b| b.service.as_str()).collect();
-    let takers = explanation
-        .backends
-        .iter()
-        .flat_map(|backend| backend.endpoints.iter().map(move |endpoint| (backend, endpoint)))
-        .filter(|(backend, endpoint)| may_be_picked(backend, endpoint))
-        .count();
+    let takers = takers(explanation);
     let services: Vec<_> = explanation.backends.iter().map(|b| b.service.as_str()).collect();
     if !missing.is_empty() {
         let (missing, end) = (missing.join(", "), asker.end("500"));
@@ -265,6 +270,15 @@ fn verdict(asker: Asker<'_>, explanation: &Explanation) -> String {
     } else {
         format!("route {route} leads to {}: one of {takers} instances", services.join(", "))
     }
+}
+
+/// How many instances may be picked.
+fn takers(explanation: &Explanation) -> usize {
+    let all = explanation
+        .backends
+        .iter()
+        .flat_map(|backend| backend.endpoints.iter().map(move |endpoint| (backend, endpoint)));
+    all.filter(|(backend, endpoint)| may_be_picked(backend, endpoint)).count()
 }
 
 fn may_be_picked(backend: &BackendView, endpoint: &EndpointView) -> bool {

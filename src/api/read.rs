@@ -12,13 +12,15 @@ use portolan_discovery::model::{
     App, AppName, Deployment, Formation, JobId, JobState, JobStatus, Key, Kv, Placement, Release,
     Revision, RouteName, ServiceName, record,
 };
+use portolan_discovery::snapshot::ServiceEntry;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::error::{Path, Query};
 use super::view::{
     AppView, CountsView, DeploymentView, InstanceView, JobView, NodeView, OverrideView,
-    PredecessorView, ReleaseView, RouteView, ServiceView, StatusView, StoreView, WaitView, states,
+    PredecessorView, ReleaseView, RouteView, ServiceView, StatusView, StoreView, VirtualView,
+    VirtualsView, WaitView, states,
 };
 use super::{ApiError, Context, ErrorBody, Shared};
 use crate::clock;
@@ -60,6 +62,7 @@ pub(super) async fn status(State(context): Shared) -> Json<StatusView> {
             routes: snapshot.routes().count(),
             instances: states(snapshot.services().flat_map(|(_, entry)| entry.members.values())),
         },
+        virtual_addresses: virtuals(&context),
         pending: controller
             .refused
             .iter()
@@ -82,12 +85,42 @@ fn draining(context: &Context) -> Vec<PredecessorView> {
         .collect()
 }
 
+/// The virtual addresses of this node, if it has or wants any.
+fn virtuals(context: &Context) -> Option<VirtualsView> {
+    let (listening, snapshot) = (context.router.virtual_status(), context.live.snapshot());
+    let view = service_view(context);
+    let failed = snapshot.services().filter_map(|(name, entry)| {
+        let cause = view(entry).virtual_address?.cause?;
+        Some((name.to_string(), cause))
+    });
+    let failed: BTreeMap<_, _> = failed.collect();
+    if context.virtual_addresses.is_none() && failed.is_empty() && listening.is_empty() {
+        return None;
+    }
+    Some(VirtualsView {
+        range: context.virtual_addresses.map(|range| range.to_string()),
+        listening: listening.iter().filter(|one| one.failure.is_none()).count(),
+        failed,
+    })
+}
+
+/// A service, and how it is with its virtual address on this node.
+fn service_view(context: &Context) -> impl Fn(&ServiceEntry) -> ServiceView + use<> {
+    let listening = context.router.virtual_status();
+    let unaddressed = context.controller.status().unaddressed;
+    move |entry| ServiceView {
+        virtual_address: VirtualView::of(entry, &listening, &unaddressed),
+        ..ServiceView::from(entry)
+    }
+}
+
 /// All services with their instances.
 #[utoipa::path(get, path = "/v1/services", tag = "data",
     responses((status = 200, body = Vec<ServiceView>)))]
 pub(super) async fn services(State(context): Shared) -> Json<Vec<ServiceView>> {
     let snapshot = context.live.snapshot();
-    Json(snapshot.services().map(|(_, entry)| ServiceView::from(entry.as_ref())).collect())
+    let view = service_view(&context);
+    Json(snapshot.services().map(|(_, entry)| view(entry)).collect())
 }
 
 /// One service with its instances.
@@ -102,7 +135,7 @@ pub(super) async fn service(
     let entry = snapshot
         .service(name.as_str())
         .ok_or_else(|| ApiError::not_found("service", name.as_str()))?;
-    Ok(Json(ServiceView::from(entry.as_ref())))
+    Ok(Json(service_view(&context)(entry)))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -3,6 +3,7 @@
 mod balancing;
 mod service;
 mod settings;
+mod virtuals;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use utoipa::ToSchema;
 pub use balancing::{EjectionView, balancing};
 pub use service::{InstanceCall, InstanceView, ServiceCall, ServiceView};
 pub use settings::{CacheView, CompressView, ConcurrencyView, HstsView, RetryView, StickyView};
+pub use virtuals::{VirtualView, VirtualsView};
 
 /// What this node is doing.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -44,6 +46,9 @@ pub struct StatusView {
     pub leader: Option<String>,
     /// How many there are of each.
     pub counts: CountsView,
+    /// The virtual addresses of services; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_addresses: Option<VirtualsView>,
     /// What the scheduler could not place, with its reasons.
     pub pending: Vec<String>,
     /// Records that could not be read since the start.

@@ -15,7 +15,7 @@ use portolan_discovery::model::{
     App, AppName, Backend, Health, HttpRule, HttpVersion, HttpsRule, Instance, InstanceId, JobSpec,
     Key, ListenerName, Origin, Override, Phase, ProcessName, Protocol, ProxyVersion, Release,
     ReleaseId, Rewrite, Route, RouteName, RouteTimeouts, Rule, Scope, Service, ServiceName,
-    TlsRule, Weight, Word, record,
+    TlsRule, VirtualRange, Weight, Word, record,
 };
 use portolan_discovery::store::Store;
 
@@ -84,6 +84,25 @@ fn proxy_version(text: &str) -> Result<ProxyVersion, ApiError> {
     })
 }
 
+/// The port of a service at an address of its own of `range`.
+fn virtual_port(
+    port: u16,
+    protocol: Protocol,
+    range: Option<&VirtualRange>,
+) -> Result<NonZeroU16, ApiError> {
+    let port = NonZeroU16::new(port)
+        .ok_or_else(|| ApiError::invalid("a virtual_port of 0", "expected 1 to 65535"))?;
+    if protocol != Protocol::Tcp {
+        let hint = "set protocol to tcp, or leave it out";
+        return Err(ApiError::invalid("only a TCP service has a virtual_port", hint));
+    }
+    if range.is_none() {
+        let hint = "set router.virtual_addresses in the configuration of the nodes";
+        return Err(ApiError::invalid("there are no virtual addresses to be given", hint));
+    }
+    Ok(port)
+}
+
 fn weight(value: u16) -> Result<Weight, ApiError> {
     std::num::NonZeroU16::new(value)
         .map(Weight)
@@ -100,9 +119,11 @@ pub(super) async fn put_service(
     Path(name): Path<ServiceName>,
     Body(call): Body<ServiceCall>,
 ) -> Done {
+    let protocol = protocol(call.protocol.as_deref())?;
+    let range = context.virtual_addresses.as_ref();
     let service = Service {
         name,
-        protocol: protocol(call.protocol.as_deref())?,
+        protocol,
         http_version: http_version(call.http_version.as_deref())?,
         keep_alive: call.keep_alive.unwrap_or(true),
         balancing: balancing(call.balance.as_deref(), call.hash_by.as_deref())
@@ -119,6 +140,10 @@ pub(super) async fn put_service(
         tls: call
             .tls
             .map(|view| view.record().map_err(|error| ApiError::invalid(error, "")))
+            .transpose()?,
+        virtual_port: call
+            .virtual_port
+            .map(|port| virtual_port(port, protocol, range))
             .transpose()?,
         labels: call.labels,
     };

@@ -10,7 +10,7 @@ use super::client::Client;
 use super::table::{self, ago, counts, or_dash, say};
 use crate::api::view::{
     AppView, DeploymentView, EventView, ExplainView, InstanceView, JobView, LogView, MatchView,
-    NodeView, ReleaseView, RouteView, ServiceView, StatusView,
+    NodeView, ReleaseView, RouteView, ServiceView, StatusView, VirtualView,
 };
 use crate::clock;
 
@@ -37,6 +37,13 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
     say!("routes     {}", view.counts.routes);
     say!("services   {}", view.counts.services);
     say!("instances  {}", counts(&view.counts.instances));
+    if let Some(virtuals) = &view.virtual_addresses {
+        let range = or_dash(virtuals.range.as_ref());
+        say!("virtual    {} addresses of {range} are listened at", virtuals.listening);
+        for (service, cause) in &virtuals.failed {
+            say!("virtual    {service} has no address here: {cause}");
+        }
+    }
     let not_ready = if view.not_ready.is_empty() {
         "yes".to_owned()
     } else {
@@ -72,13 +79,24 @@ pub(super) async fn services(
                 view.protocol,
                 counts(&view.states)
             );
+            match &view.virtual_address {
+                Some(VirtualView { addr: Some(addr), cause: None, .. }) => {
+                    say!("reached at {addr}");
+                }
+                Some(VirtualView { addr, cause, .. }) => {
+                    let cause = or_dash(cause.as_ref());
+                    say!("not reached at a virtual address ({}): {cause}", or_dash(addr.as_ref()));
+                }
+                None => {}
+            }
             print_instances(&view.instances);
         }
         return Ok(());
     }
-    let head = ["SERVICE", "PROTOCOL", "INSTANCES"];
+    let head = ["SERVICE", "PROTOCOL", "VIRTUAL", "INSTANCES"];
     list(client, json, "/v1/services", head, |view: &ServiceView| {
-        [view.name.clone(), view.protocol.clone(), counts(&view.states)]
+        let own = view.virtual_address.as_ref().and_then(|own| own.addr.as_ref());
+        [view.name.clone(), view.protocol.clone(), or_dash(own), counts(&view.states)]
     })
     .await?;
     Ok(())

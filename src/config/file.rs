@@ -106,6 +106,7 @@ pub(super) struct RouterFile {
     pub(super) via_name: Option<Spanned<String>>,
     pub(super) request_start: Option<bool>,
     pub(super) tcp_ports: Option<Spanned<PortsAt>>,
+    pub(super) virtual_addresses: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,5 +1,6 @@
 //! From the file's sections to a [`Config`]: defaults, references and clashes.
 
+mod addresses;
 mod pages;
 mod ports;
 mod route;
@@ -55,6 +56,15 @@ impl<'a> Reader<'a> {
         let admin = self.admin(file.admin)?;
         let dns = file.dns.map(|dns| self.dns(dns, node.address)).transpose()?;
         self.no_socket_twice(&listeners, &admin, dns.as_ref())?;
+        let virtual_addresses = self.virtual_addresses(
+            file.router.virtual_addresses.as_ref(),
+            &listeners,
+            &node,
+            &admin,
+            dns.as_ref(),
+        )?;
+        let services = self.services(file.services, &node.name)?;
+        self.fit_addresses(&services, virtual_addresses.as_ref())?;
         let error_pages = self.error_pages(file.error_pages)?;
         let sets = &error_pages.named;
         self.known_pages(&file.routes, sets)?;
@@ -75,13 +85,14 @@ impl<'a> Reader<'a> {
             certificates,
             listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
             tcp_ports,
+            virtual_addresses,
             dns,
             agent: AgentSettings {
                 services_dir,
                 ports,
                 run_jobs: file.agent.run_jobs.unwrap_or(true),
             },
-            services: self.services(file.services, &node.name)?,
+            services: services.into_iter().map(|(declared, _)| declared).collect(),
             routes,
             apps: self.apps(file.apps)?,
             node,
@@ -355,7 +366,7 @@ impl<'a> Reader<'a> {
         &self,
         files: Vec<Spanned<ServiceFile>>,
         node: &NodeName,
-    ) -> Result<Vec<Declared>, ConfigError> {
+    ) -> Result<Vec<(Declared, Range<usize>)>, ConfigError> {
         let mut services = Vec::with_capacity(files.len());
         let mut starts = HashMap::new();
         for file in files {
@@ -373,7 +384,7 @@ impl<'a> Reader<'a> {
                     "give each service a name of its own",
                 ));
             }
-            services.push(declared);
+            services.push((declared, place));
         }
         Ok(services)
     }

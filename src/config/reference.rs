@@ -230,6 +230,13 @@ const BEFORE_ROUTES: &[Setting] = &[
         "Ports that TCP routes can be given, at most 1000, by `port` here or in the API (0 is any that is free). All are bound at the start, so that no route fails for its port; a connection to one without a route is reset. No other listener and no job may have one of them. Their listeners are named port-NUMBER.",
     ),
     row(
+        "[router]",
+        "virtual_addresses",
+        "none",
+        "range: \"127.64.0.0/16\", \"fd00:7::/64\"",
+        "The range that TCP services with a `virtual_port` are given addresses of, one each, 1000 at most; see docs/VIRTUAL_ADDRESSES.md. Its first and last address are nobody's. IPv4 from /8 to /30, IPv6 from /64 to /126; nothing else of this file may be in it.",
+    ),
+    row(
         "[error_pages]",
         "STATUS",
         "a short text",
@@ -510,6 +517,13 @@ const BEFORE_ROUTES: &[Setting] = &[
         "off",
         "{} or { ca_file, name, verify, chain_file, key_file }",
         "Instances are spoken to by TLS. Their certificate must be of an authority in `ca_file` (the system's by default) and for `name` (the address by default), unless `verify = false`. `chain_file` and `key_file` are shown to instances that ask. All are read on every machine with a router when the service changes, so paths begin with `/`; while one cannot be used, the instances get nothing. A handshake that fails is a 502; it has to end within connect_timeout.",
+    ),
+    row(
+        "[[services]]",
+        "virtual_port",
+        "none",
+        "1 to 65535",
+        "The service is given an address of its own of router.virtual_addresses, where this port leads to its instances, and its name in the zone leads there. For tcp. See docs/VIRTUAL_ADDRESSES.md.",
     ),
     row("[[services]]", "labels", "none", TEXTS, "Free key-value pairs."),
     row(

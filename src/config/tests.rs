@@ -673,3 +673,61 @@ fn ports_that_routes_can_be_given_are_listeners_and_nobody_elses() {
     }
     assert!(error(&route("port = 30001")).contains("set router.tcp_ports"));
 }
+
+#[test]
+fn virtual_addresses_are_of_a_range_that_nothing_else_of_the_file_uses() {
+    let service = |more: &str| format!("[[services]]\nname = \"db\"\nprotocol = \"tcp\"\n{more}\n");
+    let file = |range: &str, more: &str| {
+        format!(
+            "[router]\nvirtual_addresses = \"{range}\"\n{more}\n{}",
+            service("virtual_port = 5432")
+        )
+    };
+    let read = |text: &str| parse(&format!("[node]\nname = \"n1\"\n{text}")).unwrap();
+    // A listener for all addresses shares its port with them.
+    let all = "[[listeners]]\nname = \"all\"\nbind = \"0.0.0.0:5432\"\nprotocol = \"tcp\"";
+    for range in ["127.64.0.0/16", "fd00:7::/64", "10.9.8.0/30"] {
+        let config = read(&file(range, all));
+        assert_eq!(config.virtual_addresses.unwrap().to_string(), range);
+        assert_eq!(config.services[0].service.virtual_port, NonZeroU16::new(5432));
+    }
+    assert_eq!(read(&service("")).virtual_addresses, None);
+    let place = error(&file("127.64.0.0/31", ""));
+    assert!(place.starts_with("/etc/portolan/p.toml:4:21: router.virtual_addresses: "), "{place}");
+    assert!(place.ends_with("such as \"127.64.0.0/16\" or \"fd00:7::/64\""), "{place}");
+    let bind = |what: &str| format!("{what}bind = \"127.64.0.9:1\"");
+    let named = |name: &str| format!("[[listeners]]\nname = \"{name}\"\n");
+    for (range, more, part) in [
+        ("127.64.0.0/31", String::new(), "has too few addresses: expected a prefix of /8 to /30"),
+        ("127.64.0.0", String::new(), "is no range of addresses"),
+        ("127.64.0.9/16", String::new(), "expected 127.64.0.0/16"),
+        ("239.0.0.0/16", String::new(), "multicast"),
+        ("127.0.0.0/8", String::new(), "has 127.0.0.1, which node.address uses"),
+        ("127.64.0.0/16", bind("[admin]\n"), "has 127.64.0.9, which admin.bind uses"),
+        ("127.64.0.0/16", bind(&named("w")), "which listener \"w\" uses"),
+        ("127.64.0.0/16", "[dns]\nbind = [\"127.64.0.9:53\"]".into(), "which dns.bind uses"),
+        (
+            "127.64.0.0/16",
+            "[dns]\nbind = [\"127.0.0.1:53\"]\nproxy_addresses = [\"127.64.0.9\"]".into(),
+            "which dns.proxy_addresses uses",
+        ),
+        (
+            "127.64.0.0/16",
+            "[[services]]\nname = \"a\"\ninstances = [{ addr = \"127.64.0.9:1\" }]".into(),
+            "service \"a\" has an instance at 127.64.0.9:1",
+        ),
+        (
+            "127.64.0.0/16",
+            named("virtual") + "bind = \"127.0.0.1:1\"",
+            "has the name of all virtual ones",
+        ),
+    ] {
+        let error = error(&file(range, &more));
+        assert!(error.contains(part), "{range} {more}\n{error}");
+    }
+    let alone = error(&service("virtual_port = 5432"));
+    assert!(alone.contains("set router.virtual_addresses"), "{alone}");
+    let http = "[[services]]\nname = \"web\"\nvirtual_port = 80";
+    let error = error(&format!("[router]\nvirtual_addresses = \"127.64.0.0/16\"\n{http}"));
+    assert!(error.contains("does not speak tcp"), "{error}");
+}

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use portolan_discovery::model::{
-    AppName, Deployment, DeploymentState, Formation, Key, Placement, ReleaseId, Revision, Wanted,
+    AppName, Deployment, DeploymentState, Formation, Key, Placement, ReleaseId, Revision,
+    ServiceName, VirtualRange, Wanted,
 };
 
+use super::addresses;
 use super::commit::Change;
 use super::deploy::{self, Aim, Counts, DeployJob, DeployView};
 use super::health::condition;
@@ -44,6 +46,8 @@ pub(crate) struct Decision {
     pub(crate) refused: Vec<Refusal>,
     /// What each deployment under way waits for.
     pub(crate) waits_for: BTreeMap<AppName, String>,
+    /// Services that ask for a virtual address and have none, and why.
+    pub(crate) unaddressed: BTreeMap<ServiceName, String>,
     /// When time alone may change something.
     pub(crate) again_in: Option<Duration>,
 }
@@ -64,12 +68,19 @@ struct Seen<'v> {
 #[derive(Debug, Default)]
 pub(crate) struct Reconciler {
     pub(crate) view: View,
+    /// Where virtual addresses are given, if anywhere.
+    pub(crate) range: Option<VirtualRange>,
     ledger: Ledger,
     /// Why the last pass could not place everything, by app.
     unplaced: BTreeMap<AppName, Vec<String>>,
 }
 
 impl Reconciler {
+    /// One that gives virtual addresses of `range`, if there is one.
+    pub(crate) fn giving(range: Option<VirtualRange>) -> Self {
+        Self { range, ..Self::default() }
+    }
+
     /// Forgets what a former term learned by watching.
     pub(crate) fn begin_term(&mut self) {
         self.ledger = Ledger::default();
@@ -78,7 +89,7 @@ impl Reconciler {
 
     /// Decides everything that the view asks for.
     pub(crate) fn decide(&mut self, now: Now) -> Decision {
-        let Self { view, ledger, unplaced } = self;
+        let Self { view, range, ledger, unplaced } = self;
         let view = &*view;
         let mut decision = Decision::default();
         end_overrides(view, now, &mut decision);
@@ -105,6 +116,7 @@ impl Reconciler {
         let plan = scheduler::plan(&cluster(view, &seen, wanted, held), now.unix_ms);
         write_plan(view, &plan, &mut decision);
         decision.then.extend(sweep::surplus(view));
+        addresses::decide(view, range.as_ref(), now.unix_ms, &mut decision);
         unplaced.clear();
         for refusal in &plan.refused {
             unplaced.entry(refusal.group.app.clone()).or_default().push(refusal.reasons());

@@ -1,5 +1,6 @@
 //! What the controller's tests share: records, a store in memory and a cluster around it.
 
+mod addresses;
 mod commands;
 mod deploy;
 mod memory;

@@ -2,12 +2,13 @@
 //! Knows nothing of what follows from it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use portolan_discovery::model::record::decode;
 use portolan_discovery::model::{
-    App, AppName, Deployment, Event, Formation, JobId, JobStatus, Key, Kv, NodeName, Placement,
-    Release, Revision, RouterAck,
+    AddressClaim, App, AppName, Deployment, Event, Formation, JobId, JobStatus, Key, Kv, NodeName,
+    Placement, Release, Revision, RouterAck,
 };
 use portolan_discovery::snapshot::Snapshot;
 use serde::de::DeserializeOwned;
@@ -29,6 +30,8 @@ pub(crate) struct View {
     pub(crate) placements: BTreeMap<(NodeName, JobId), Stored<Placement>>,
     pub(crate) statuses: BTreeMap<(NodeName, JobId), Stored<JobStatus>>,
     pub(crate) acks: BTreeMap<NodeName, Stored<RouterAck>>,
+    /// The virtual addresses that are not free.
+    pub(crate) claims: BTreeMap<IpAddr, Stored<AddressClaim>>,
     pub(crate) leader: Option<Stored<Leader>>,
     /// Records that cannot be read, and why. The last good ones stay in use.
     pub(crate) unreadable: BTreeMap<Key, String>,
@@ -123,6 +126,7 @@ impl View {
         let statuses = self.statuses.keys();
         keys.extend(statuses.map(|(node, job)| Key::Job(node.clone(), job.clone())));
         keys.extend(self.acks.keys().map(|router| Key::Ack(router.clone())));
+        keys.extend(self.claims.keys().map(|address| Key::Claim(*address)));
         keys.extend(self.leader.as_ref().map(|_| Key::Leader));
         keys
     }
@@ -164,13 +168,18 @@ impl View {
                 let record = read(kv, |record: &RouterAck| record.router == *router)?;
                 set(&mut self.acks, router, record);
             }
+            Key::Claim(address) => {
+                let record = read(kv, |record: &AddressClaim| record.address == *address)?;
+                set(&mut self.claims, address, record);
+            }
             Key::Leader => self.leader = read(kv, |_: &Leader| true)?,
             Key::Node(_)
             | Key::Service(_)
             | Key::Instance(..)
             | Key::Override(_)
             | Key::Route(_)
-            | Key::Certificate(_) => return Err("it is a record of the data plane".to_owned()),
+            | Key::Certificate(_)
+            | Key::Virtual(_) => return Err("it is a record of the data plane".to_owned()),
         }
         Ok(())
     }
@@ -202,6 +211,7 @@ fn is_data(key: &Key) -> bool {
             | Key::Override(_)
             | Key::Route(_)
             | Key::Certificate(_)
+            | Key::Virtual(_)
     )
 }
 

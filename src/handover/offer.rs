@@ -97,6 +97,23 @@ impl Offer {
         offered.sockets.drain(..).map(S::from).collect()
     }
 
+    /// All sockets of listeners of this name, by address.
+    pub fn take_named<S: From<OwnedFd>>(
+        &mut self,
+        kind: Kind,
+        name: &str,
+    ) -> Vec<(SocketAddr, Vec<S>)> {
+        let fits = |offered: &&mut Offered| {
+            let is_of = matches!(offered.use_of, Use::Of(known, _) if known == kind);
+            !offered.is_taken && is_of && offered.name.as_deref() == Some(name)
+        };
+        let take = |offered: &mut Offered| {
+            offered.is_taken = true;
+            (offered.bind, offered.sockets.drain(..).map(S::from).collect())
+        };
+        self.offered.iter_mut().filter(fits).map(take).collect()
+    }
+
     /// The groups of an earlier process that were taken.
     pub fn taken(&self) -> Vec<u32> {
         let taken = self.offered.iter().filter(|offered| offered.is_taken);
@@ -163,6 +180,24 @@ mod tests {
         assert_eq!(take(Kind::Router, Some("x"), "127.0.0.1:70"), 0, "not its use");
         assert_eq!(offer.taken(), [1, 3]);
         assert_eq!(offer.left().len(), 2);
+    }
+
+    #[test]
+    fn all_of_one_name_are_taken_wherever_they_are() {
+        let mut offer = Offer::default();
+        for (id, name, bind) in [
+            (1, "virtual", "127.64.0.7:80"),
+            (2, "web", "127.0.0.1:80"),
+            (3, "virtual", "127.64.0.8:80"),
+        ] {
+            offer.take_in(&group(id, Kind::Router, Some(name), bind), vec![tcp(), tcp()]);
+        }
+        let taken = offer.take_named::<TcpListener>(Kind::Router, "virtual");
+        let taken: Vec<_> = taken.iter().map(|(a, all)| (a.to_string(), all.len())).collect();
+        assert_eq!(taken, [("127.64.0.7:80".to_owned(), 2), ("127.64.0.8:80".to_owned(), 2)]);
+        assert_eq!(offer.taken(), [1, 3]);
+        assert!(offer.take_named::<TcpListener>(Kind::Router, "virtual").is_empty());
+        assert!(offer.take_named::<TcpListener>(Kind::Admin, "web").is_empty());
     }
 
     #[test]

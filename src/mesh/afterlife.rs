@@ -1,11 +1,12 @@
 //! A process that was replaced: it serves what it has begun, on tables that its successor sends,
 //! and then ends; or stays, when whoever started it waits for this very process.
 
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan_discovery::model::{Event, Kv, ListenerName, Revision};
+use portolan_discovery::model::{Event, Kv, Revision};
 use rustix::process::{Signal, WaitOptions, WaitStatus, getpid, set_child_subreaper, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -50,7 +51,7 @@ impl Running {
         request.say(done.clone());
         let (hurry, lost) = (CancellationToken::new(), CancellationToken::new());
         let (over, is_over) = watch::channel(false);
-        let taken = plane.listeners_taken(&heir);
+        let taken = heir.listeners_taken();
         let line = Line {
             plane: plane.clone(),
             channel: heir.channel,
@@ -109,9 +110,10 @@ impl Plane {
     }
 
     /// Serves what has begun until it ends; `hurry` leaves it the time of a stop.
-    async fn drain(&self, taken: &[ListenerName], hurry: &CancellationToken) {
+    async fn drain(&self, taken: &[(String, SocketAddr)], hurry: &CancellationToken) {
         let longest = self.config.router.upgrade_drain_timeout.unwrap_or(UPGRADE_DRAIN);
-        let is_taken = |name: &ListenerName| taken.contains(name);
+        let is_taken =
+            |name: &str, bind| taken.iter().any(|(known, addr)| known == name && *addr == bind);
         let dns = async {
             if let Some(dns) = &self.dns {
                 tokio::select! {

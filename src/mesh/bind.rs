@@ -16,7 +16,7 @@ use portolan_agent::{Agent, AgentConfig};
 use portolan_discovery::snapshot::{SavedFile, Snapshot};
 use portolan_discovery::store::embedded::OpenError;
 use portolan_dns::{Dns, Upstreams, ZoneConfig};
-use portolan_router::{ListenerConfig, Router};
+use portolan_router::{ListenerConfig, Router, VIRTUAL_LISTENER};
 
 use super::certify::Certifier;
 use super::{Mesh, jobs_dir, open};
@@ -145,6 +145,11 @@ impl Half {
         let router = Router::bind_with(router_config(&config), &registry, |listener| {
             offer.take(Kind::Router, Some(listener.name.as_str()), listener.bind)
         })?;
+        if config.virtual_addresses.is_some() {
+            for (addr, sockets) in offer.take_named(Kind::Router, VIRTUAL_LISTENER) {
+                router.inherit_virtual(addr, sockets);
+            }
+        }
         let follower = Follower::start(config.certificates.clone())?;
         let certifier = Certifier::new(follower, router.certificates().clone(), &registry)
             .map_err(StartError::Metrics)?;
@@ -307,6 +312,7 @@ fn router_config(config: &Config) -> portolan_router::Config {
     ] {
         *to = from.unwrap_or(*to);
     }
+    limits.virtual_listeners_max = config.virtual_addresses.map_or(0, |range| range.capacity());
     limits.body_rate_min = set.body_rate_min.unwrap_or(limits.body_rate_min);
     limits.connections_per_source_max = set.connections_per_source_max;
     router.cache_bytes_max = set.cache_bytes_max.unwrap_or(router.cache_bytes_max);

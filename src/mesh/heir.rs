@@ -1,13 +1,14 @@
 //! The process that is to take over: started, spoken with, and killed when it will not do.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::handover::{Channel, ChannelError, FILES_MAX, FromNew, FromOld, Group, Program};
+use crate::handover::{Channel, ChannelError, FILES_MAX, FromNew, FromOld, Group, Kind, Program};
 
 /// How long a process that has closed its line may take to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
@@ -40,7 +41,9 @@ pub(super) struct Heir {
     pub(super) pid: u32,
     pub(super) version: Option<String>,
     pub(super) channel: Channel,
-    /// The groups of sockets that it goes on with.
+    /// The groups of sockets that it was offered.
+    pub(super) offered: Vec<Group>,
+    /// The numbers of those that it goes on with.
     pub(super) taken: Vec<u32>,
 }
 
@@ -53,7 +56,8 @@ impl Heir {
         };
         let (child, line) = program.start().map_err(failed)?;
         let channel = Channel::new(line).map_err(failed)?;
-        Ok(Self { pid: child.id(), child, version: None, channel, taken: Vec::new() })
+        let (offered, taken) = (Vec::new(), Vec::new());
+        Ok(Self { pid: child.id(), child, version: None, channel, offered, taken })
     }
 
     /// Says something. That it does not hear is found when it has to answer.
@@ -63,13 +67,29 @@ impl Heir {
         }
     }
 
-    /// Offers the sockets of one group.
-    pub(super) async fn offer(&mut self, group: &Group, sockets: &[impl AsFd]) {
+    /// Offers sockets of one address.
+    pub(super) async fn offer(
+        &mut self,
+        kind: Kind,
+        name: Option<&str>,
+        bind: SocketAddr,
+        sockets: &[impl AsFd],
+    ) {
+        let id = u32::try_from(self.offered.len()).unwrap_or(u32::MAX);
+        let group = Group { id, kind, name: name.map(str::to_owned), bind };
         for chunk in sockets.chunks(FILES_MAX) {
             let files: Vec<BorrowedFd<'_>> = chunk.iter().map(AsFd::as_fd).collect();
             let message = FromOld::Sockets { group: group.clone(), files: files.len() };
             self.tell(&message, &files).await;
         }
+        self.offered.push(group);
+    }
+
+    /// The names and addresses of the router's listeners that it goes on with.
+    pub(super) fn listeners_taken(&self) -> Vec<(String, SocketAddr)> {
+        let of_router = self.offered.iter().filter(|group| group.kind == Kind::Router);
+        let taken = of_router.filter(|group| self.taken.contains(&group.id));
+        taken.map(|group| (group.name.clone().unwrap_or_default(), group.bind)).collect()
     }
 
     /// Its next word, which says that it is `expected`; its refusal is an error.

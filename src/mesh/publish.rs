@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use portolan_discovery::snapshot::{Rejected, Snapshot};
 use portolan_dns::{Dns, Zone, ZoneConfig};
-use portolan_router::{Router, Table};
+use portolan_router::{Router, Table, VIRTUAL_RETRY_MIN};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::certify::Certifier;
 use crate::clock;
@@ -31,6 +33,27 @@ impl Publisher {
         Self { router, certifier, resolver }
     }
 
+    /// Listens where the services of `snapshot` are reached, which router and resolver have.
+    pub(super) fn begin(&self, snapshot: &Snapshot) {
+        self.router.listen_virtual(snapshot.virtual_addrs(), clock::now());
+    }
+
+    /// Tries virtual addresses again that could not be bound, until told to stop.
+    pub(super) async fn retry_virtual(self: Arc<Self>, cancel: CancellationToken) {
+        let retry = async {
+            let mut tick = tokio::time::interval(VIRTUAL_RETRY_MIN);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                self.router.retry_virtual(clock::now());
+            }
+        };
+        tokio::select! {
+            () = retry => {}
+            () = cancel.cancelled() => {}
+        }
+    }
+
     /// Counts records that could not be read.
     pub(super) fn count_rejected(&self, records: &[Rejected]) {
         self.router.metrics().rejected.inc_by(records.len() as u64);
@@ -51,6 +74,8 @@ impl Publisher {
             tracing::warn!(%winner, %loser, "two routes take the same requests");
         }
         self.router.publish(Arc::new(compiled.table));
+        // Behind the table, which has the service by now; before the zone, which leads there.
+        self.router.listen_virtual(snapshot.virtual_addrs(), clock::now());
         if let Some(resolver) = &self.resolver {
             let previous = resolver.dns.zone();
             resolver.dns.publish(Zone::compile(snapshot, Some(&previous), &resolver.config));

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use portolan_discovery::model::ListenerName;
 use portolan_discovery::store::embedded::FORMAT;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +13,7 @@ use super::bind::bind_agent;
 use super::control::Control;
 use super::heir::{Heir, UpgradeError};
 use super::{Orders, Plane, Running};
-use crate::handover::{self, FromNew, FromOld, Group, Kind, PROTOCOL};
+use crate::handover::{self, FromNew, FromOld, Kind, PROTOCOL};
 use crate::live::{UpgradeRequest, UpgradeStage, UpgradeStep};
 
 /// What parts are told that ask for the store while it is passed on.
@@ -164,7 +163,7 @@ impl Plane {
             store_format: FORMAT,
         };
         heir.tell(&welcome, &[]).await;
-        let groups = self.offer(heir).await?;
+        self.offer(heir).await?;
         heir.tell(&FromOld::Offered, &[]).await;
         let taken = loop {
             if let FromNew::Prepared { taken } =
@@ -174,49 +173,36 @@ impl Plane {
             }
         };
         let message = format!(
-            "version {} has taken {} of {groups} addresses and found nothing wrong",
+            "version {} has taken {} of {} addresses and found nothing wrong",
             heir.version.as_deref().unwrap_or("?"),
-            taken.len()
+            taken.len(),
+            heir.offered.len()
         );
         heir.taken = taken;
         request.say(step(UpgradeStage::Prepared, Some(heir), message));
         Ok(())
     }
 
-    /// Offers every socket that listens; how many addresses those are.
-    async fn offer(&self, heir: &mut Heir) -> Result<u32, UpgradeError> {
-        let listeners =
-            self.router.sockets().map_err(|error| UpgradeError::Sockets("listeners", error))?;
-        let mut ids = 0..;
-        let mut group = |kind, name: Option<String>, bind| {
-            let id = ids.next().unwrap_or(u32::MAX);
-            Group { id, kind, name, bind }
-        };
-        for listener in listeners {
-            let name = Some(listener.name.to_string());
-            heir.offer(&group(Kind::Router, name, listener.bind), &listener.sockets).await;
+    /// Offers every socket that listens.
+    async fn offer(&self, heir: &mut Heir) -> Result<(), UpgradeError> {
+        let failed = |whose| move |error| UpgradeError::Sockets(whose, error);
+        let listeners = self.router.sockets().map_err(failed("listeners"))?;
+        let virtuals = self.router.virtual_sockets().map_err(failed("virtual addresses"))?;
+        for listener in listeners.into_iter().chain(virtuals) {
+            let (name, bind) = (listener.name.as_str(), listener.bind);
+            heir.offer(Kind::Router, Some(name), bind, &listener.sockets).await;
         }
         if let Some(dns) = &self.dns {
-            let addrs =
-                dns.sockets().map_err(|error| UpgradeError::Sockets("the resolver", error))?;
-            for sockets in addrs {
-                heir.offer(&group(Kind::DnsUdp, None, sockets.bind), &sockets.udp).await;
-                heir.offer(&group(Kind::DnsTcp, None, sockets.bind), &[sockets.tcp]).await;
+            for sockets in dns.sockets().map_err(failed("the resolver"))? {
+                heir.offer(Kind::DnsUdp, None, sockets.bind, &sockets.udp).await;
+                heir.offer(Kind::DnsTcp, None, sockets.bind, &[sockets.tcp]).await;
             }
         }
-        let admin = group(Kind::Admin, None, self.config.admin.bind);
         let listener = self.admin().clone();
         if let Some(listener) = listener {
-            heir.offer(&admin, &[listener.as_fd()]).await;
+            heir.offer(Kind::Admin, None, self.config.admin.bind, &[listener.as_fd()]).await;
         }
-        Ok(ids.start)
-    }
-
-    /// The names of the listeners that the heir goes on with.
-    pub(super) fn listeners_taken(&self, heir: &Heir) -> Vec<ListenerName> {
-        let named = self.config.listeners.iter().zip(0_u32..);
-        let taken = named.filter(|(_, id)| heir.taken.contains(id));
-        taken.map(|(listener, _)| listener.name.clone()).collect()
+        Ok(())
     }
 
     fn failed(&self, request: &UpgradeRequest, failed: Option<UpgradeStep>, error: &UpgradeError) {

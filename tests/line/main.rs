@@ -14,3 +14,4 @@ mod stage;
 mod streams;
 mod tls;
 mod upgrade;
+mod virtuals;

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::stage::{PORTOLAN, Stage, free_port};
 
 /// A server that ends with the test.
-struct Server {
+pub struct Server {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Drop for Server {
@@ -35,7 +35,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn started(stage: &Stage, mut command: Command, port: u16) -> Self {
+    pub fn started(stage: &Stage, mut command: Command, port: u16) -> Self {
         let log = fs::File::create(stage.dir.path().join(format!("server-{port}.log"))).unwrap();
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let server = Self { child, port };

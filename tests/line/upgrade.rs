@@ -30,7 +30,7 @@ impl Stage {
     }
 
     /// `portolan upgrade`, which must succeed; the process that leads now.
-    fn upgrade(&self) -> u64 {
+    pub fn upgrade(&self) -> u64 {
         let steps = self.ok(&["--json", "upgrade"]);
         let steps: Vec<Value> =
             steps.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -72,13 +72,13 @@ fn with_tcp() -> (String, SocketAddr) {
 }
 
 /// Something that is done again and again until the end of a test, and must never fail.
-struct Loop {
+pub struct Loop {
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<(usize, usize)>,
 }
 
 impl Loop {
-    fn of(mut once: impl FnMut() -> bool + Send + 'static) -> Self {
+    pub fn of(mut once: impl FnMut() -> bool + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -91,7 +91,7 @@ impl Loop {
         Self { stop, thread }
     }
 
-    fn judge(self, what: &str) {
+    pub fn judge(self, what: &str) {
         self.stop.store(true, Ordering::Relaxed);
         let (done, failed) = self.thread.join().unwrap();
         assert_eq!(failed, 0, "{what}: {failed} failed and {done} did not");

@@ -6,7 +6,7 @@ mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use portolan_discovery::model::service::{BalanceWord, BalancingError, ConcurrencyError};
 use portolan_discovery::model::{
@@ -117,6 +117,7 @@ macro_rules! service_keys {
             #[serde(default, deserialize_with = "value::proxy_protocol")]
             proxy_protocol: Option<ProxyVersion>,
             tls: Option<ServiceTls>,
+            virtual_port: Option<NonZeroU16>,
             #[serde(default)]
             balance: BalanceWord,
             hash_by: Option<HashBy>,
@@ -144,6 +145,7 @@ macro_rules! service_keys {
                     ejection: self.ejection,
                     proxy_protocol: self.proxy_protocol,
                     tls: self.tls.clone(),
+                    virtual_port: self.virtual_port,
                     labels: self.labels.clone(),
                 })
             }
@@ -192,6 +194,8 @@ enum BodyError {
     HttpCheck { service: ServiceName },
     #[error("http_version is h2, but {service} does not speak http")]
     NotHttp { service: ServiceName },
+    #[error("{service} has a virtual_port, but does not speak tcp: remove it, or set protocol")]
+    NotTcp { service: ServiceName },
     #[error(transparent)]
     Balancing(#[from] BalancingError),
     #[error(transparent)]
@@ -208,6 +212,9 @@ fn body(
     let is_h2 = service.http_version == HttpVersion::H2;
     if is_h2 && service.protocol != Protocol::Http {
         return Err(BodyError::NotHttp { service: service.name });
+    }
+    if service.virtual_port.is_some() && service.protocol != Protocol::Tcp {
+        return Err(BodyError::NotTcp { service: service.name });
     }
     if is_h2 && checks.iter().any(|check| matches!(check.kind, CheckKind::Http { .. })) {
         return Err(BodyError::HttpCheck { service: service.name });

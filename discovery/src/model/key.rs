@@ -1,6 +1,7 @@
 //! Where each record lies in the store. The one place that spells keys.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::{
@@ -28,6 +29,8 @@ pub enum Key {
     Route(RouteName),
     /// A certificate with its key.
     Certificate(CertificateName),
+    /// The virtual address of a service. Written only together with its claim.
+    Virtual(ServiceName),
     /// An app.
     App(AppName),
     /// A release of an app.
@@ -40,6 +43,8 @@ pub enum Key {
     Job(NodeName, JobId),
     /// A deployment of an app.
     Deployment(AppName, DeploymentId),
+    /// To whom a virtual address is given.
+    Claim(IpAddr),
     /// The controller that leads; carries its lease.
     Leader,
     /// What a router has acknowledged; carries its lease.
@@ -97,12 +102,14 @@ impl fmt::Display for Key {
             Self::Override(scope) => write!(f, "{DATA}o/{scope}"),
             Self::Route(route) => write!(f, "{DATA}r/{route}"),
             Self::Certificate(name) => write!(f, "{DATA}cert/{name}"),
+            Self::Virtual(service) => write!(f, "{DATA}v/{service}"),
             Self::App(app) => write!(f, "{CONTROL}app/{app}"),
             Self::Release(app, id) => write!(f, "{CONTROL}rel/{app}/{id}"),
             Self::Formation(app) => write!(f, "{CONTROL}form/{app}"),
             Self::Placement(node, job) => write!(f, "{CONTROL}place/{node}/{job}"),
             Self::Job(node, job) => write!(f, "{CONTROL}job/{node}/{job}"),
             Self::Deployment(app, id) => write!(f, "{CONTROL}dep/{app}/{id}"),
+            Self::Claim(address) => write!(f, "{CONTROL}vip/{address}"),
             Self::Leader => write!(f, "{CONTROL}lead"),
             Self::Ack(router) => write!(f, "{CONTROL}ack/{router}"),
         }
@@ -130,6 +137,7 @@ fn parse(text: &str) -> Option<Key> {
             "o" => Key::Override(rest.parse().ok()?),
             "r" => Key::Route(rest.parse().ok()?),
             "cert" => Key::Certificate(rest.parse().ok()?),
+            "v" => Key::Virtual(rest.parse().ok()?),
             _ => return None,
         });
     }
@@ -142,6 +150,7 @@ fn parse(text: &str) -> Option<Key> {
         ("app", None) => Key::App(rest.parse().ok()?),
         ("form", None) => Key::Formation(rest.parse().ok()?),
         ("ack", None) => Key::Ack(rest.parse().ok()?),
+        ("vip", None) => Key::Claim(rest.parse().ok()?),
         ("rel", Some((app, id))) => Key::Release(app.parse().ok()?, id.parse().ok()?),
         ("place", Some((node, job))) => Key::Placement(node.parse().ok()?, job.parse().ok()?),
         ("job", Some((node, job))) => Key::Job(node.parse().ok()?, job.parse().ok()?),
@@ -167,7 +176,10 @@ mod tests {
             Key::Instance(service.clone(), id.clone()),
             Key::Override(Scope::Node(node.clone())),
             Key::Override(Scope::Service(service.clone())),
-            Key::Override(Scope::Instance(service, id)),
+            Key::Override(Scope::Instance(service.clone(), id)),
+            Key::Virtual(service),
+            Key::Claim("127.64.3.7".parse().unwrap()),
+            Key::Claim("fd00:7::1".parse().unwrap()),
             Key::Route(RouteName::parse("r").unwrap()),
             Key::Certificate(CertificateName::parse("web").unwrap()),
             Key::App(app.clone()),

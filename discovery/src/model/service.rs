@@ -8,6 +8,7 @@ mod sticky;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,9 @@ pub struct Service {
     /// How its instances are spoken to by TLS; mostly they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTls>,
+    /// The port that it is reached by at a virtual address of its own, if it asks for one. For TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_port: Option<NonZeroU16>,
     /// Free key-value pairs for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -120,8 +124,14 @@ impl Service {
             concurrency: None,
             proxy_protocol: None,
             tls: None,
+            virtual_port: None,
             labels: BTreeMap::new(),
         }
+    }
+
+    /// The port that it asks for at a virtual address. What is no stream of bytes has none.
+    pub fn wants_virtual(&self) -> Option<NonZeroU16> {
+        self.virtual_port.filter(|_| self.protocol == Protocol::Tcp)
     }
 }
 
@@ -159,6 +169,7 @@ mod tests {
             ejection: None,
             proxy_protocol: Some(ProxyVersion::V2),
             tls: Some(ServiceTls::DEFAULT),
+            virtual_port: NonZeroU16::new(5432),
             ..Service::named(ServiceName::parse("web").unwrap())
         };
         let text = serde_json::to_string(&service).unwrap();

@@ -282,3 +282,36 @@ fn certificates_are_saved_where_only_the_owner_reads() {
     assert_eq!(loaded.snapshot.certificate("web"), snapshot.certificate("web"));
     assert_eq!(std::fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+#[test]
+fn a_service_is_reached_at_its_virtual_address_while_it_asks_for_one() {
+    let port = std::num::NonZeroU16::new(5432);
+    let db = Service {
+        protocol: crate::model::Protocol::Tcp,
+        virtual_port: port,
+        ..Service::named(name("db"))
+    };
+    let key = Key::Service(db.name.clone());
+    let given = VirtualAddress { service: name("db"), address: [127, 64, 3, 7].into() };
+    let events = [put(key.clone(), &db), put(Key::Virtual(name("db")), &given)];
+    let addr = |snapshot: &Snapshot| snapshot.service("db").and_then(|entry| entry.virtual_addr);
+    let (snapshot, rejected) = Snapshot::default().apply(&events, Revision(1));
+    assert_eq!(rejected, []);
+    assert_eq!(addr(&snapshot), Some("127.64.3.7:5432".parse().unwrap()));
+    assert_eq!(snapshot.virtual_addrs().count(), 1);
+    let (saved, _) = Snapshot::from_kvs(snapshot.to_kvs(), Revision(1));
+    assert_eq!(addr(&saved), addr(&snapshot), "a saved table has it too");
+    // Gone, or without a wish: the address is still its own, but leads nowhere.
+    let silent = Service { virtual_port: None, ..db.clone() };
+    let http = Service { protocol: crate::model::Protocol::Http, ..db.clone() };
+    let gone = Event::Delete { key: key.to_string(), revision: Revision(2) };
+    for event in [put(key.clone(), &silent), put(key.clone(), &http), gone] {
+        let (next, _) = snapshot.apply(&[event], Revision(2));
+        assert_eq!((addr(&next), next.virtual_addrs().count()), (None, 0));
+        assert_eq!(next.virtuals().count(), 1);
+        assert_eq!(next.changes_since(&snapshot).services, [name("db")]);
+    }
+    let other = VirtualAddress { service: name("other"), ..given };
+    let (next, rejected) = snapshot.apply(&[put(Key::Virtual(name("db")), &other)], Revision(2));
+    assert_eq!((addr(&next), rejected.len()), (addr(&snapshot), 1));
+}

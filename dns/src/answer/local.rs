@@ -1,13 +1,14 @@
 //! Answers from the cluster zone, authoritative and complete.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use imbl::OrdSet;
 
 use crate::wire::{Asked, Full, OWNER_OF_QUESTION, Rcode, Section, Writer, flag, rtype};
-use crate::zone::{Found, Members, Owner, Target, Zone};
+use crate::zone::{Found, Members, Owner, Zone};
 
-/// Names that lead to the router: its address does not change with the instances.
+/// Names that lead to the router: neither its address nor that of a service changes with the
+/// instances.
 const PROXY_TTL_S: u32 = 30;
 /// Names of instances, and denials: both change when an instance comes or goes.
 const INSTANCE_TTL_S: u32 = 5;
@@ -81,7 +82,12 @@ impl Answer<'_> {
                 self.v6(w, &members.v6, INSTANCE_TTL_S, rng)
             }
             (Found::Instance(addr), qtype) => self.addr(w, *addr, qtype, INSTANCE_TTL_S),
-            (Found::Node(addr), qtype) => self.addr(w, *addr, qtype, PROXY_TTL_S),
+            (Found::Node(addr) | Found::Virtual(addr), qtype) => {
+                self.addr(w, *addr, qtype, PROXY_TTL_S)
+            }
+            (Found::VirtualTarget(service, addr), rtype::SRV) => {
+                self.virtual_target(w, service.as_str(), *addr)
+            }
             (Found::Targets(members), rtype::SRV) => self.targets(w, members, rng),
             (Found::Reverse(owners), rtype::PTR) => self.pointers(w, owners),
             _ => Ok(()),
@@ -175,9 +181,29 @@ impl Answer<'_> {
         // The additional section may be cut short without a word (RFC 2181 §9).
         let _ = order.try_each(|at| {
             let owner = hosts.next().and_then(|host| pointer(*host)).ok_or(Full)?;
-            host_record(w, &owner, &members.targets[at])
+            host_record(w, &owner, members.targets[at].addr, INSTANCE_TTL_S)
         });
         Ok(())
+    }
+
+    /// The service itself, at its own address and port.
+    fn virtual_target(&self, w: &mut Writer<'_>, service: &str, addr: SocketAddr) -> Written {
+        let mut host_at = 0;
+        self.record(w, rtype::SRV, PROXY_TTL_S, |w| {
+            w.put(&[0, 0, 0, 0])?;
+            w.put(&addr.port().to_be_bytes())?;
+            host_at = w.position();
+            self.put_service(w, service)
+        })?;
+        // The additional section may be cut short without a word (RFC 2181 §9).
+        let _ = pointer(host_at).map(|owner| host_record(w, &owner, addr.ip(), PROXY_TTL_S));
+        Ok(())
+    }
+
+    /// `SERVICE.ZONE`, in full: RFC 2782 forbids a pointer in SRV.
+    fn put_service(&self, w: &mut Writer<'_>, service: &str) -> Written {
+        put_label(w, service.as_bytes())?;
+        w.put(self.zone.name().wire())
     }
 
     /// `ID.SERVICE.inst.ZONE`, in full: RFC 2782 forbids a pointer in SRV.
@@ -196,6 +222,7 @@ impl Answer<'_> {
                     put_label(w, b"node")?;
                     w.put(self.zone.name().wire())
                 }
+                Owner::Service(service) => self.put_service(w, service.as_str()),
                 Owner::Instance(service, id) => self.put_instance(w, id.as_str(), service.as_str()),
             })
         })
@@ -225,15 +252,13 @@ impl Answer<'_> {
     }
 }
 
-fn host_record(w: &mut Writer<'_>, owner: &[u8], target: &Target) -> Written {
-    match target.addr {
-        IpAddr::V4(addr) => w.record(Section::Additional, owner, rtype::A, INSTANCE_TTL_S, |w| {
-            w.put(&addr.octets())
-        }),
+fn host_record(w: &mut Writer<'_>, owner: &[u8], addr: IpAddr, ttl_s: u32) -> Written {
+    match addr {
+        IpAddr::V4(addr) => {
+            w.record(Section::Additional, owner, rtype::A, ttl_s, |w| w.put(&addr.octets()))
+        }
         IpAddr::V6(addr) => {
-            w.record(Section::Additional, owner, rtype::AAAA, INSTANCE_TTL_S, |w| {
-                w.put(&addr.octets())
-            })
+            w.record(Section::Additional, owner, rtype::AAAA, ttl_s, |w| w.put(&addr.octets()))
         }
     }
 }

@@ -1,13 +1,14 @@
 //! From a name to what the zone has under it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use imbl::OrdSet;
+use portolan_discovery::model::ServiceName;
 
 use super::{Members, Owner, Zone};
 use crate::wire::Name;
 
-/// The deepest name of the zone, `ID.SERVICE.inst`, has this many labels below the apex.
+/// The deepest names of the zone, such as `ID.SERVICE.inst`, have this many labels below the apex.
 const DEPTH_MAX: usize = 3;
 
 /// What is under a name.
@@ -23,6 +24,8 @@ pub(crate) enum Found<'z> {
     Apex,
     /// A service, or the zone's name server: leads to the router.
     Proxy,
+    /// A service with an address of its own, which leads to the router as well.
+    Virtual(IpAddr),
     /// The instances of a service.
     Instances(&'z Members),
     /// One instance.
@@ -31,6 +34,8 @@ pub(crate) enum Found<'z> {
     Node(IpAddr),
     /// The instances of a service with their ports.
     Targets(&'z Members),
+    /// A service with an address and a port of its own.
+    VirtualTarget(&'z ServiceName, SocketAddr),
     /// Who has the address that the name stands for.
     Reverse(&'z OrdSet<Owner>),
 }
@@ -50,6 +55,10 @@ impl Zone {
             Labels { count: 0, .. } => Found::Apex,
             Labels { count: 1, parts: [only, ..] } => self.find_one(only),
             Labels { count: 2, parts: [first, second, ..] } => self.find_two(first, second),
+            Labels { count: 3, parts: [service, b"_tcp", b"inst"] } => service
+                .strip_prefix(b"_")
+                .and_then(|service| self.members(service))
+                .map_or(Found::Missing, Found::Targets),
             Labels { count: 3, parts: [id, service, b"inst"] } => self
                 .members(service)
                 .zip(std::str::from_utf8(id).ok())
@@ -60,8 +69,13 @@ impl Zone {
     }
 
     fn find_one(&self, label: &[u8]) -> Found<'_> {
-        if self.members(label).is_some() {
-            return Found::Proxy;
+        if let Some(members) = self.members(label) {
+            return match members.virtual_addr() {
+                Some(addr) => Found::Virtual(addr.ip()),
+                // It leads nowhere yet; the router's own address would be remembered for longer.
+                None if members.wants_virtual() => Found::Empty,
+                None => Found::Proxy,
+            };
         }
         match label {
             b"inst" | b"node" | b"dns" | b"_tcp" => Found::Empty,
@@ -70,23 +84,27 @@ impl Zone {
     }
 
     fn find_two(&self, first: &[u8], second: &[u8]) -> Found<'_> {
-        let found = match second {
-            b"inst" => self.members(first).map(Found::Instances),
-            b"_tcp" => first
-                .strip_prefix(b"_")
-                .and_then(|service| self.members(service))
-                .map(Found::Targets),
-            b"node" => std::str::from_utf8(first)
-                .ok()
-                .and_then(|node| self.snapshot.node(node))
-                .map(|node| Found::Node(node.addr)),
-            b"dns" if first == b"ns" => Some(Found::Proxy),
-            // Behind the others: `leader` may be the name of a service or a node, too.
-            _ if first == b"leader" => self
-                .members(second)
-                .map(|members| members.leader.map_or(Found::Empty, Found::Instance)),
-            _ => None,
-        };
+        let found =
+            match second {
+                b"inst" if first == b"_tcp" => Some(Found::Empty),
+                b"inst" => self.members(first).map(Found::Instances),
+                b"_tcp" => first.strip_prefix(b"_").and_then(|service| self.members(service)).map(
+                    |members| match members.virtual_addr() {
+                        Some(addr) => Found::VirtualTarget(members.service(), addr),
+                        None => Found::Targets(members),
+                    },
+                ),
+                b"node" => std::str::from_utf8(first)
+                    .ok()
+                    .and_then(|node| self.snapshot.node(node))
+                    .map(|node| Found::Node(node.addr)),
+                b"dns" if first == b"ns" => Some(Found::Proxy),
+                // Behind the others: `leader` may be the name of a service or a node, too.
+                _ if first == b"leader" => self
+                    .members(second)
+                    .map(|members| members.leader.map_or(Found::Empty, Found::Instance)),
+                _ => None,
+            };
         found.unwrap_or(Found::Missing)
     }
 

@@ -1,6 +1,6 @@
 //! What the instances of one service give to the zone.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use portolan_discovery::model::{Instance, InstanceId, ServiceName};
@@ -59,6 +59,16 @@ impl Members {
 
     pub(crate) fn service(&self) -> &ServiceName {
         &self.entry.service.name
+    }
+
+    /// Where the service is reached at an address of its own, if it is.
+    pub(crate) fn virtual_addr(&self) -> Option<SocketAddr> {
+        self.entry.virtual_addr
+    }
+
+    /// Whether it asks for an address of its own.
+    pub(crate) fn wants_virtual(&self) -> bool {
+        self.entry.service.wants_virtual().is_some()
     }
 
     fn gave(&self, instance: &Instance) -> bool {

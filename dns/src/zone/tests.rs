@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use portolan_discovery::model::record::{decode, encode};
 use portolan_discovery::model::{
-    Event, Health, Instance, Key, Kv, Node, Origin, Phase, PortRange, Resources, Weight,
+    Event, Health, Instance, Key, Kv, Node, Origin, Phase, PortRange, Protocol, Resources, Service,
+    VirtualAddress, Weight,
 };
 use proptest::prelude::*;
 
@@ -44,6 +46,23 @@ fn node(name: &str, addr: &str) -> Event {
         since_ms: 0,
     };
     put(Key::Node(record.name.clone()), encode(&record))
+}
+
+/// A service that asks for an address of its own, or does not.
+fn service(name: &str, asks: bool) -> Event {
+    let service = Service {
+        protocol: Protocol::Tcp,
+        virtual_port: NonZeroU16::new(5432).filter(|_| asks),
+        ..Service::named(name.parse().unwrap())
+    };
+    put(Key::Service(service.name.clone()), encode(&service))
+}
+
+/// The virtual address of a service.
+fn given(service: &str, addr: &str) -> Event {
+    let record =
+        VirtualAddress { service: service.parse().unwrap(), address: addr.parse().unwrap() };
+    put(Key::Virtual(record.service.clone()), encode(&record))
 }
 
 fn gone(key: Key) -> Event {
@@ -271,6 +290,9 @@ fn any_event() -> impl Strategy<Value = Event> {
             .prop_map(|(service, id)| gone_instance(&format!("s{service}"), &format!("i{id}"))),
         1 => (0..3_u8, 0..4_u8)
             .prop_map(|(name, addr)| node(&format!("n{name}"), &format!("10.0.0.{addr}"))),
+        1 => (0..4_u8, any::<bool>()).prop_map(|(name, asks)| service(&format!("s{name}"), asks)),
+        1 => (0..4_u8, 0..4_u8)
+            .prop_map(|(name, addr)| given(&format!("s{name}"), &format!("10.0.0.{addr}"))),
         1 => (0..3_u8).prop_map(|name| gone(Key::Node(format!("n{name}").parse().unwrap()))),
     ]
 }
@@ -295,6 +317,7 @@ proptest! {
                 format!("s{n}.cluster.internal"),
                 format!("s{n}.inst.cluster.internal"),
                 format!("_s{n}._tcp.cluster.internal"),
+                format!("_s{n}._tcp.inst.cluster.internal"),
                 format!("leader.s{n}.cluster.internal"),
                 format!("i{n}.s0.inst.cluster.internal"),
                 format!("n{n}.node.cluster.internal"),

@@ -15,7 +15,8 @@ pub struct Fixture {
 
 impl Fixture {
     /// Reads lines such as `instance web a 10.0.0.1:80 up 100`, `service idle`,
-    /// `node n1 10.0.0.1`, `zone corp.test` and `proxy 10.0.0.9 fd00::9`.
+    /// `service db asks 5432`, `virtual db 127.64.0.7`, `node n1 10.0.0.1`, `zone corp.test` and
+    /// `proxy 10.0.0.9 fd00::9`.
     pub fn parse(text: &str) -> Self {
         let mut fixture = Self::default();
         text.lines().for_each(|line| fixture.add(line));
@@ -39,6 +40,16 @@ impl Fixture {
             ["service", name] => {
                 let key = Key::Service(name.parse().unwrap());
                 self.put(&key, format!(r#"{{"name":"{name}"}}"#));
+            }
+            ["service", name, "asks", port] => {
+                let key = Key::Service(name.parse().unwrap());
+                let value =
+                    format!(r#"{{"name":"{name}","protocol":"tcp","virtual_port":{port}}}"#);
+                self.put(&key, value);
+            }
+            ["virtual", name, addr] => {
+                let key = Key::Virtual(name.parse().unwrap());
+                self.put(&key, format!(r#"{{"service":"{name}","address":"{addr}"}}"#));
             }
             ["node", name, addr] => {
                 let key = Key::Node(name.parse().unwrap());

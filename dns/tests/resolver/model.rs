@@ -24,7 +24,7 @@ impl Model {
             model.addr(format!("ns.dns.{zone}"), *addr);
         }
         // These exist even while nothing is below them.
-        for name in ["inst", "node", "_tcp"] {
+        for name in ["inst", "node", "_tcp", "_tcp.inst"] {
             model.records.entry(format!("{name}.{zone}")).or_default();
         }
         for (name, node) in fixture.snapshot.nodes() {
@@ -32,10 +32,23 @@ impl Model {
             model.pointer(node.addr, format!("{name}.node.{zone}."));
         }
         for (name, entry) in fixture.snapshot.services() {
-            for addr in &fixture.config.proxy_addrs {
-                model.addr(format!("{name}.{zone}"), *addr);
+            let own = entry.virtual_addr;
+            match own {
+                Some(own) => {
+                    model.addr(format!("{name}.{zone}"), own.ip());
+                    model.pointer(own.ip(), format!("{name}.{zone}."));
+                    let target = format!("0 0 {} {name}.{zone}.", own.port());
+                    model.add(format!("_{name}._tcp.{zone}"), RecordType::SRV, target);
+                }
+                None if entry.service.virtual_port.is_some() => {}
+                None => {
+                    for addr in &fixture.config.proxy_addrs {
+                        model.addr(format!("{name}.{zone}"), *addr);
+                    }
+                }
             }
             model.records.entry(format!("{name}.{zone}")).or_default();
+            model.records.entry(format!("_{name}._tcp.inst.{zone}")).or_default();
             model.records.entry(format!("{name}.inst.{zone}")).or_default();
             model.records.entry(format!("_{name}._tcp.{zone}")).or_default();
             model.records.entry(format!("leader.{name}.{zone}")).or_default();
@@ -52,7 +65,10 @@ impl Model {
                     model.addr(format!("{name}.inst.{zone}"), addr.ip());
                     let weight = member.instance.weight.0;
                     let target = format!("0 {weight} {} {host}.", addr.port());
-                    model.add(format!("_{name}._tcp.{zone}"), RecordType::SRV, target);
+                    model.add(format!("_{name}._tcp.inst.{zone}"), RecordType::SRV, target.clone());
+                    if own.is_none() {
+                        model.add(format!("_{name}._tcp.{zone}"), RecordType::SRV, target);
+                    }
                 }
             }
         }
@@ -98,7 +114,8 @@ impl Model {
 fn fixture() -> impl Strategy<Value = Fixture> {
     let instances = proptest::collection::vec((0..4_u8, 0..6_u8, 0..8_u8, any::<bool>()), 0..14);
     let nodes = proptest::collection::vec((0..3_u8, 0..8_u8), 0..3);
-    (instances, nodes, 0..3_u8).prop_map(|(instances, nodes, idle)| {
+    let asking = proptest::collection::vec((0..4_u8, proptest::option::of(0..9_u8)), 0..3);
+    (instances, nodes, 0..3_u8, asking).prop_map(|(instances, nodes, idle, asking)| {
         let mut fixture = Fixture::parse("proxy 10.9.9.9");
         for (service, id, addr, is_v6) in instances {
             let addr = if is_v6 { format!("[fd00::{addr}]") } else { format!("10.0.0.{addr}") };
@@ -108,6 +125,13 @@ fn fixture() -> impl Strategy<Value = Fixture> {
             fixture.add(&format!("node n{name} 10.0.0.{addr}"));
         }
         fixture.add(&format!("service s{idle}"));
+        for (service, given) in asking {
+            fixture.add(&format!("service s{service} asks 5432"));
+            // Of a network that instances are of, too: an address may have several names.
+            if let Some(addr) = given {
+                fixture.add(&format!("virtual s{service} 10.0.0.{addr}"));
+            }
+        }
         fixture
     })
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use portolan_discovery::model::record::encode;
 use portolan_discovery::model::route::Percent;
 use portolan_discovery::model::{
-    CacheRule, CompressRule, Concurrency, Host, HttpRule, HttpsRule, ListenerName, PageSetName,
-    PathPattern, Predicates, RetryRule, Rewrite, Route, RouteName, RouteTimeouts, Rule,
-    ServiceName,
+    Backend, CacheRule, CompressRule, Concurrency, Host, HttpRule, HttpsRule, ListenerName,
+    PageSetName, PathPattern, Predicates, RetryRule, Rewrite, Route, RouteName, RouteTimeouts,
+    Rule, ServiceName,
 };
 use smallvec::SmallVec;
 
@@ -24,6 +24,7 @@ use crate::metrics::ServiceMetrics;
 use crate::queue::Queue;
 use crate::sticky::Token;
 use crate::tls::hsts_line;
+use crate::virtuals;
 
 /// Why no endpoint was picked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -195,6 +196,16 @@ impl RouteEntry {
             shares,
             record: Arc::clone(record),
         }
+    }
+
+    /// The route of all connections to the virtual address of a service: no record has made it,
+    /// and it leads there whatever the routes say.
+    pub fn virtual_of(service: &ServiceName) -> Self {
+        let name = RouteName::parse(service.as_str()).expect("a service's name is a label as well");
+        let listener = Some(virtuals::name());
+        let backends = vec![Backend::to(service.clone())];
+        let record = Route { listener, ..Route::new(name, Rule::Tcp, backends) };
+        Self::new(&Arc::new(record), |known| known)
     }
 
     /// Its waits.

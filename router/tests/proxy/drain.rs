@@ -142,7 +142,7 @@ async fn a_hand_over_refuses_nobody_and_closes_no_client_that_does_nothing() {
     };
     let drain = async {
         let cut =
-            within("the hand-over", first.router.hand_over(|_| true, Duration::from_secs(20)));
+            within("the hand-over", first.router.hand_over(|_, _| true, Duration::from_secs(20)));
         assert_eq!(cut.await, 0);
     };
     let clients = async {
@@ -166,7 +166,7 @@ async fn a_hand_over_can_be_hurried() {
     let rig = Rig::web(&[instance.addr]);
     let mut idle = rig.client().await;
     idle.get("/").await;
-    let unhurried = rig.router.hand_over(|_| false, Duration::from_secs(60));
+    let unhurried = rig.router.hand_over(|_, _| false, Duration::from_secs(60));
     assert!(tokio::time::timeout(Duration::from_millis(300), unhurried).await.is_err());
     assert_eq!(rig.router.connections(), 1);
     assert_eq!(within("the drain", rig.router.drain(Duration::from_secs(10))).await, 0);

@@ -165,6 +165,11 @@ impl Rig {
         within("the acknowledgement", self.router.wait_acked(revision)).await;
     }
 
+    /// The records that its table is made of.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
     pub async fn client(&self) -> Peer {
         Peer::connect(self.http).await
     }

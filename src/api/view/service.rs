@@ -7,7 +7,7 @@ use portolan_discovery::snapshot::{Member, ServiceEntry, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ConcurrencyView, EjectionView, StickyView, millis, origin, states, word};
+use super::{ConcurrencyView, EjectionView, StickyView, VirtualView, millis, origin, states, word};
 
 /// A service.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -45,6 +45,9 @@ pub struct ServiceView {
     /// How instances are spoken to by TLS; they are not when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTlsView>,
+    /// Where it is reached at an address of its own; nowhere when left out.
+    #[serde(default, rename = "virtual", skip_serializing_if = "Option::is_none")]
+    pub virtual_address: Option<VirtualView>,
     /// Instances by state.
     pub states: BTreeMap<String, usize>,
     /// The instances.
@@ -156,6 +159,10 @@ pub struct ServiceCall {
     /// How instances are spoken to by TLS; they are not when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServiceTlsView>,
+    /// The port, 1 to 65,535, that a TCP service is reached by at an address of its own; it is given
+    /// none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_port: Option<u16>,
     /// Free key-value pairs.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -191,6 +198,7 @@ impl From<&ServiceEntry> for ServiceView {
                 .map(word),
             proxy_protocol: entry.service.proxy_protocol.map(|version| version.to_string()),
             tls: entry.service.tls.as_ref().map(ServiceTlsView::from),
+            virtual_address: None,
             states: states(entry.members.values()),
             instances: entry.members.values().map(InstanceView::from).collect(),
         }

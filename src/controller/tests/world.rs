@@ -11,7 +11,8 @@ use portolan_discovery::model::key::{CONTROL, DATA};
 use portolan_discovery::model::record::encode;
 use portolan_discovery::model::{
     Health, Instance, JobId, JobState, JobStatus, Key, Node, NodeName, Origin, Phase, Placement,
-    PortRange, ProcessName, Resources, Revision, RouterAck, ServiceName, Wanted, Weight,
+    PortRange, ProcessName, Resources, Revision, RouterAck, ServiceName, VirtualRange, Wanted,
+    Weight,
 };
 use portolan_discovery::snapshot::{Snapshot, State};
 use portolan_discovery::store::{Compare, Txn};
@@ -186,6 +187,21 @@ impl World {
     /// Takes a router out of the game for a while: it neither follows nor acknowledges.
     pub(super) fn freeze_router(&mut self, at: usize, ticks: u64) {
         self.routers[at].frozen_until = self.tick + ticks;
+    }
+
+    /// Where the controller gives virtual addresses from now on.
+    pub(super) fn set_range(&mut self, range: Option<VirtualRange>) {
+        self.leading.reconciler.range = range;
+    }
+
+    /// Everything that the store has now.
+    pub(super) fn truth(&self) -> View {
+        let mut view = View::default();
+        let (kvs, revision) = self.store.all(DATA);
+        view.reset_data(kvs, revision);
+        let (kvs, revision) = self.store.all(CONTROL);
+        view.reset_control(&kvs, revision);
+        view
     }
 
     fn lead(&mut self) {

@@ -67,6 +67,8 @@ fn a_service_says_how_clients_are_kept_and_how_many_requests_wait() {
         ("in_flight_max = 0", "nonzero"),
         ("protocol = \"sctp\"", "unknown variant `sctp`, expected one of `http`, `tcp`, `udp`"),
         ("proxy_protocol = \"v3\"", "unknown variant `v3`, expected one of `off`, `v1`, `v2`"),
+        ("virtual_port = 5432", "a has a virtual_port, but does not speak tcp"),
+        ("protocol = \"tcp\"\nvirtual_port = 0", "nonzero"),
         ("queue_wait = \"1s\"", "for a service with in_flight_max"),
         ("in_flight_max = 1\nqueue_max = 65537", "at most 65536"),
     ] {
@@ -144,7 +146,7 @@ fn a_bad_file_is_refused_with_the_line_and_the_accepted_values() {
             "protokoll = \"tcp\"",
             "web.toml:3: unknown field `protokoll`, expected one of `name`, `protocol`, \
              `http_version`, `keep_alive`, `sticky`, `in_flight_max`, `queue_max`, `queue_wait`, \
-             `proxy_protocol`, `tls`, `balance`, `hash_by`, `slow_start`, `ejection`, `labels`",
+             `proxy_protocol`, `tls`, `virtual_port`, `balance`, `hash_by`, `slow_start`, `ejection`, `labels`",
         ),
         (
             "[[instance]]\naddr = \"127.0.0.1\"",
