@@ -56,7 +56,7 @@ pub(super) fn up(up: &Up) -> ExitCode {
             // The user has been greeted; the log tells the rest.
             Some(line) => Mesh::take_over(config, up.new_store, line).await?,
             None => {
-                let mesh = Mesh::bind(config, up.new_store, offer)?;
+                let mesh = Mesh::bind(config, up.new_store, offer).await?;
                 greet(&mesh.greeting(&up.file));
                 mesh
             }

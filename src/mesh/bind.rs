@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use portolan_agent::job::{self, ShimProgram};
 use portolan_agent::metrics::Metrics as AgentMetrics;
 use portolan_agent::{Agent, AgentConfig};
+use portolan_discovery::model::key::DATA;
 use portolan_discovery::snapshot::{SavedFile, Snapshot};
 use portolan_discovery::store::embedded::OpenError;
 use portolan_dns::{Dns, Upstreams, ZoneConfig};
@@ -21,7 +22,7 @@ use portolan_router::{ListenerConfig, Router, VIRTUAL_LISTENER};
 use super::certify::Certifier;
 use super::{Mesh, jobs_dir, open};
 use crate::api::{Token, TokenError};
-use crate::certificates::{CertificateFilesError, Follower};
+use crate::certificates::{CertificateFilesError, Follower, judge};
 use crate::clock;
 use crate::config::{Config, Listener};
 use crate::handover::{Kind, Offer};
@@ -29,6 +30,8 @@ use crate::live::{Live, OpenedStore};
 
 /// How often it is tried to take what another process has.
 const HELD_POLL: Duration = Duration::from_millis(10);
+/// How long the first table may wait for an open store; after that the saved one is the first.
+const FIRST_SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -114,12 +117,33 @@ pub(super) struct Half {
 impl Mesh {
     /// Binds every socket and opens every file, or fails and leaves nothing behind. Goes on with
     /// the sockets that are offered for its addresses.
-    pub fn bind(config: Config, new_store: bool, mut offer: Offer) -> Result<Self, StartError> {
+    pub async fn bind(
+        config: Config,
+        new_store: bool,
+        mut offer: Offer,
+    ) -> Result<Self, StartError> {
         let half = Half::bind(config, new_store, &mut offer)?;
         for addr in offer.left() {
             tracing::warn!(%addr, "a socket was passed that the configuration does not name");
         }
-        half.complete(Duration::ZERO)
+        half.complete(Duration::ZERO).await
+    }
+
+    /// Brings the saved snapshot to what the store has, if that is open. The saved one may lack
+    /// the last second before a crash: traffic would go where it must not any more, or find nobody.
+    async fn catch_up(&self) {
+        let Ok(store) = self.store.now() else { return };
+        match tokio::time::timeout(FIRST_SNAPSHOT_TIMEOUT, store.snapshot(DATA)).await {
+            Ok(Ok((kvs, revision))) => {
+                // What is passed over is told by the follower, which reads all of it again.
+                let (snapshot, _) = self.live.snapshot().caught_up_judged(kvs, revision, &judge);
+                self.live.set_snapshot(Arc::new(snapshot));
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the saved table is served until the store answers")
+            }
+            Err(_) => tracing::warn!("the saved table is served until the store answers"),
+        }
     }
 }
 
@@ -167,8 +191,15 @@ impl Half {
     }
 
     /// Takes the store and the jobs, which one process can have at a time; waits for as long as
-    /// `patience` when another one has them. Blocks.
-    pub(super) fn complete(self, patience: Duration) -> Result<Mesh, StartError> {
+    /// `patience` when another one has them, and blocks meanwhile. The first table is that of the
+    /// store.
+    pub(super) async fn complete(self, patience: Duration) -> Result<Mesh, StartError> {
+        let mesh = self.take(patience)?;
+        mesh.catch_up().await;
+        Ok(mesh)
+    }
+
+    fn take(self, patience: Duration) -> Result<Mesh, StartError> {
         let Self { config, new_store, saved_file, router, dns, admin, token, certifier, registry } =
             self;
         let until = clock::now() + patience;
@@ -260,7 +291,7 @@ fn saved(file: &SavedFile, new_store: bool) -> Snapshot {
             if saved.is_older {
                 tracing::warn!("the newest saved table is damaged; the one before it is served");
             }
-            tracing::info!(revision = %saved.snapshot.revision, "the saved table is served until the store answers");
+            tracing::info!(revision = %saved.snapshot.revision, "there is a saved table to begin with");
             saved.snapshot
         }
         Err(error) => {
@@ -363,4 +394,35 @@ fn agent_config(config: &Config, live: &Live) -> Result<AgentConfig, StartError>
             shim: ShimProgram::current().map_err(StartError::Program)?,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_discovery::model::{Backend, HttpRule, Key, PathPattern, Route, Rule, record};
+    use portolan_discovery::store::embedded::{Create, Embedded};
+    use portolan_discovery::store::{Store, Txn};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_table_has_what_was_written_after_the_last_save() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = "admin = { bind = \"127.0.0.1:0\" }\nnode = { data_dir = \"data\" }\n";
+        let config = Config::parse(&dir.path().join("p.toml"), file).unwrap();
+        private_folder(&config.node.data_dir).unwrap();
+        let store = Embedded::open(&config.store_path, Create::IfMissing).unwrap();
+        let identity = store.status().await.unwrap().identity;
+        let saved = SavedFile::at(config.node.data_dir.join("table.saved"));
+        saved.save(&Snapshot::default(), &identity).unwrap();
+        let name = "late".parse().unwrap();
+        let rule = Rule::Http(HttpRule::new("a.test".parse().unwrap(), PathPattern::all()));
+        let route = Route::new(name, rule, vec![Backend::to("web".parse().unwrap())]);
+        let key = Key::Route(route.name.clone()).to_string();
+        let written = store.txn(Txn::default().put(key, record::encode(&route))).await.unwrap();
+        store.close();
+
+        let mesh = Mesh::bind(config, false, Offer::default()).await.unwrap();
+        assert!(mesh.live.snapshot().route("late").is_some());
+        assert_eq!(mesh.live.revision(), written.revision);
+    }
 }

@@ -10,13 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use portolan_discovery::model::Revision;
-use portolan_discovery::model::key::DATA;
 use portolan_discovery::store::embedded::{FORMAT, OpenError};
 
 use super::bind::{Half, StartError};
 use super::succession::Succession;
 use super::{Mesh, Running};
-use crate::certificates::judge;
 use crate::config::Config;
 use crate::handover::{self, Channel, ChannelError, FromNew, FromOld, Offer, PROTOCOL};
 
@@ -74,7 +72,7 @@ impl Mesh {
         let Some(mut origin) = greet(channel, &config, &mut offer).await? else {
             tracing::warn!("the process to take over from has ended; this one goes on alone");
             let half = Half::bind(config, new_store, &mut offer)?;
-            return Ok((complete(half).await?, None));
+            return Ok((half.complete(LOCKED_MAX).await?, None));
         };
         let half = Half::bind(config, new_store, &mut offer)?;
         let prepared = FromNew::Prepared { taken: offer.taken() };
@@ -99,7 +97,7 @@ impl Mesh {
                 Err(error) => return Err(wrong(error)),
             }
         }
-        Ok((complete(half).await?, Some(origin)))
+        Ok((half.complete(LOCKED_MAX).await?, Some(origin)))
     }
 }
 
@@ -174,19 +172,6 @@ fn known(store: &Path, format: u64) -> Result<(), OpenError> {
         return Err(OpenError::Newer { path: store.to_owned(), format });
     }
     Ok(())
-}
-
-/// Takes store and jobs as soon as nobody has them, and catches up with the store.
-async fn complete(half: Half) -> Result<Mesh, StartError> {
-    let mesh = half.complete(LOCKED_MAX)?;
-    // The first table is no older than that of the process before.
-    if let Ok(store) = mesh.store.now()
-        && let Ok((kvs, revision)) = store.snapshot(DATA).await
-    {
-        let (snapshot, _) = mesh.live.snapshot().caught_up_judged(kvs, revision, &judge);
-        mesh.live.set_snapshot(std::sync::Arc::new(snapshot));
-    }
-    Ok(mesh)
 }
 
 impl Origin {

@@ -18,12 +18,13 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Every socket of the configuration can be had again, and no data was made.
+/// Every socket of the configuration can be had again. Not always at once: a program that another
+/// test is starting has copies of our sockets until it runs.
 fn nothing_stays(stage: &Stage) {
     for addr in [stage.http, stage.dns, stage.admin] {
-        TcpListener::bind(addr).unwrap();
+        stage.wait(&format!("{addr} is free"), || TcpListener::bind(addr).ok());
     }
-    UdpSocket::bind(stage.dns).unwrap();
+    stage.wait(&format!("{} is free", stage.dns), || UdpSocket::bind(stage.dns).ok());
 }
 
 #[test]

@@ -11,7 +11,8 @@ use portolan_discovery::model::{CertificatePair, Key};
 use portolan_discovery::store::embedded::{Create, Embedded};
 use portolan_discovery::store::{Store, Txn};
 
-use crate::stage::{PORTOLAN, Stage, free_port};
+use crate::ports::free_port;
+use crate::stage::{PORTOLAN, Stage};
 
 /// A stage with a TLS listener, a certificate of a file for `own.test`, and an authority.
 struct Shop {

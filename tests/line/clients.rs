@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::stage::{PORTOLAN, Stage, free_port};
+use crate::ports::free_port;
+use crate::stage::{PORTOLAN, Stage};
 
 /// A Python with the libraries of `clients/requirements.txt`.
 fn python() -> PathBuf {

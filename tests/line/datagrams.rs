@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::stage::{Stage, free_port};
+use crate::ports::free_port;
+use crate::stage::Stage;
 
 #[test]
 fn a_resolver_behind_a_udp_route_answers_dig() {

@@ -9,6 +9,7 @@ mod clients;
 mod crash;
 mod datagrams;
 mod deploy;
+mod ports;
 mod quickstart;
 mod stage;
 mod streams;

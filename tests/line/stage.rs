@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::ports::{Block, free_port};
 
 /// Nothing here needs longer on a machine that works; a slow one gets all of it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,43 +26,11 @@ pub struct Stage {
     /// Variables of its environment.
     pub env: Vec<(String, String)>,
     child: Option<Child>,
+    /// Of its jobs.
+    ports: Block,
     pub http: SocketAddr,
     pub dns: SocketAddr,
     pub admin: SocketAddr,
-}
-
-/// Ports of stages: below the kernel's ephemeral range, so that no client of another test gets one
-/// before its stage does, and above those of jobs.
-const PORTS: std::ops::Range<u16> = 22_000..32_000;
-
-/// A port that nobody holds, by TCP and UDP, and that no other stage of this process gets.
-pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let count = PORTS.end - PORTS.start;
-    let first = (std::process::id() % u32::from(count)) as u16;
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(number < count, "no port is free");
-        let port = PORTS.start + (first + number) % count;
-        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok()
-            && UdpSocket::bind(("127.0.0.1", port)).is_ok();
-        if is_free {
-            return port;
-        }
-    }
-}
-
-/// Free ports below the kernel's ephemeral range, so that no client of another test holds them.
-fn job_ports() -> (u16, u16) {
-    let first = 10_000 + (std::process::id() as u16 % 200) * 50 + next_block() * 10;
-    (first, first + 39)
-}
-
-fn next_block() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    NEXT.fetch_add(4, Ordering::Relaxed)
 }
 
 impl Stage {
@@ -71,7 +41,16 @@ impl Stage {
         let program = dir.path().join("portolan");
         std::os::unix::fs::symlink(PORTOLAN, &program).unwrap();
         let (http, dns, admin) = (addr(), addr(), addr());
-        let stage = Self { dir, program, env: Vec::new(), child: None, http, dns, admin };
+        let stage = Self {
+            dir,
+            program,
+            env: Vec::new(),
+            child: None,
+            ports: Block::claim(),
+            http,
+            dns,
+            admin,
+        };
         stage.write(rest);
         stage
     }
@@ -79,7 +58,8 @@ impl Stage {
     /// Writes the configuration again, with other content below the common part.
     pub fn write(&self, rest: &str) {
         let Self { http, dns, admin, .. } = self;
-        let (first, last) = job_ports();
+        let ports = self.ports.ports();
+        let (first, last) = (ports.start(), ports.end());
         let text = format!(
             "[node]\nname = \"n1\"\n\n[admin]\nbind = \"{admin}\"\n\n[agent]\nports = \"{first}-{last}\"\n\n\
              [[listeners]]\nname = \"web\"\nbind = \"{http}\"\n\n[dns]\nbind = [\"{dns}\"]\n{rest}"

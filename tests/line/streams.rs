@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::stage::{PORTOLAN, Stage, free_port};
+use crate::ports::free_port;
+use crate::stage::{PORTOLAN, Stage};
 
 /// A server that ends with the test.
 pub struct Server {

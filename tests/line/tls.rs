@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::stage::{PORTOLAN, Stage, free_port};
+use crate::ports::free_port;
+use crate::stage::{PORTOLAN, Stage};
 
 /// `examples/tls.toml` below the common part of a stage, on a free port.
 struct Secure {

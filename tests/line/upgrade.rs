@@ -16,8 +16,9 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::deploy::{Load, ask};
+use crate::ports::free_port;
 use crate::quickstart::{quickstart, websocket};
-use crate::stage::{PATIENCE, PORTOLAN, Stage, free_port, is_alive, signal};
+use crate::stage::{PATIENCE, PORTOLAN, Stage, is_alive, signal};
 
 impl Stage {
     fn pid(&self) -> u64 {

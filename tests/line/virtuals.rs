@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::stage::{PATIENCE, Stage, free_port};
+use crate::ports::free_port;
+use crate::stage::{PATIENCE, Stage};
 use crate::streams::Server;
 use crate::upgrade::Loop;
 
