@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "deadlines are real here")]
 
 mod bad_config;
+mod browser;
 mod certificates;
 mod clients;
 mod crash;
