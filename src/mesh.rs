@@ -21,6 +21,7 @@ mod save;
 mod session;
 mod succession;
 mod takeover;
+mod tickets;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -115,6 +116,7 @@ pub struct Mesh {
     admin: TcpListener,
     token: Option<api::Token>,
     certifier: certify::Certifier,
+    ticket_keeper: tickets::TicketKeeper,
     registry: prometheus::Registry,
     /// The process before this one, if it was taken over from.
     origin: Option<Origin>,
@@ -130,6 +132,7 @@ struct Plane {
     router: Arc<Router>,
     dns: Option<Arc<Dns>>,
     publisher: Arc<Publisher>,
+    ticket_keeper: Arc<tickets::TicketKeeper>,
     controller: Arc<Controller>,
     commands: Arc<Commands>,
     agent_metrics: AgentMetrics,
@@ -177,6 +180,8 @@ impl Mesh {
         let saved = self.live.snapshot();
         let certifier = Arc::new(self.certifier);
         certifier.follow(&saved);
+        let ticket_keeper = Arc::new(self.ticket_keeper);
+        ticket_keeper.follow(&saved);
         let metrics = self.router.metrics().clone();
         let table = Table::compile(&saved, None, &metrics).table;
         let router = Arc::new(self.router.start(table).map_err(StartError::Thread)?);
@@ -207,7 +212,13 @@ impl Mesh {
             store: self.store,
             live: self.live,
             dns: resolver.as_ref().map(|resolver| resolver.dns.clone()),
-            publisher: Arc::new(Publisher::new(router.clone(), certifier.clone(), resolver)),
+            publisher: Arc::new(Publisher::new(
+                router.clone(),
+                certifier.clone(),
+                ticket_keeper.clone(),
+                resolver,
+            )),
+            ticket_keeper,
             router,
             agent_metrics: self.agent_metrics,
             restarts,

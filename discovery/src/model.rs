@@ -14,6 +14,7 @@ pub mod overrule;
 pub mod record;
 pub mod route;
 pub mod service;
+pub mod tickets;
 pub mod virtual_address;
 
 pub use app::{App, Deployment, DeploymentState, Formation, Process, Release};
@@ -38,6 +39,9 @@ pub use route::{
 pub use service::{
     Balancing, Concurrency, CookieName, Ejection, HashBy, HttpVersion, Protocol, ProxyVersion,
     Service, ServiceTls, ServiceTlsError, Sticky,
+};
+pub use tickets::{
+    TICKET_NAME_BYTES, TICKET_PERIOD_MS, TICKET_SECRET_BYTES, TicketKey, TicketKeys,
 };
 pub use virtual_address::{
     AddressClaim, VIRTUAL_ADDRESSES_MAX, VirtualAddress, VirtualRange, VirtualRangeError,

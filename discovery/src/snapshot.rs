@@ -15,7 +15,8 @@ use imbl::ordmap::DiffItem;
 use crate::model::record::{decode, encode};
 use crate::model::{
     CertificateName, CertificatePair, Event, Health, Instance, InstanceId, Key, Kv, Node, NodeName,
-    Override, Phase, Revision, Route, RouteName, Scope, Service, ServiceName, VirtualAddress, Word,
+    Override, Phase, Revision, Route, RouteName, Scope, Service, ServiceName, TicketKeys,
+    VirtualAddress, Word,
 };
 
 pub use saved::{SAVED_BYTES_MAX, SaveError, Saved, SavedFile};
@@ -143,6 +144,7 @@ pub struct Snapshot {
     overrides: OrdMap<Scope, Arc<Override>>,
     certificates: OrdMap<CertificateName, Arc<CertificatePair>>,
     virtuals: OrdMap<ServiceName, Arc<VirtualAddress>>,
+    tickets: Option<Arc<TicketKeys>>,
 }
 
 impl Snapshot {
@@ -234,6 +236,10 @@ impl Snapshot {
                 set(&mut self.overrides, scope, value)
             }
             Key::Certificate(name) => self.set_certificate(name, value, judge),
+            Key::Tickets => {
+                self.tickets = read::<TicketKeys>(value)?.map(Arc::new);
+                Ok(())
+            }
             _ => Err("it is not a record of the data plane".to_owned()),
         }
     }
@@ -398,6 +404,11 @@ impl Snapshot {
         differing(&earlier.certificates, &self.certificates)
     }
 
+    /// The keys for TLS tickets.
+    pub fn tickets(&self) -> Option<&Arc<TicketKeys>> {
+        self.tickets.as_ref()
+    }
+
     /// All overrides, by scope.
     pub fn overrides(&self) -> impl Iterator<Item = (&Scope, &Arc<Override>)> {
         self.overrides.iter()
@@ -446,6 +457,7 @@ impl Snapshot {
         );
         let virtuals = self.virtuals.iter();
         kvs.extend(virtuals.map(|(name, record)| kv(Key::Virtual(name.clone()), encode(record))));
+        kvs.extend(self.tickets.iter().map(|r| kv(Key::Tickets, encode(r))));
         for (name, entry) in &self.services {
             if entry.declared {
                 kvs.push(kv(Key::Service(name.clone()), encode(&entry.service)));

@@ -69,7 +69,7 @@ pub use table::{
 };
 pub use tls::{
     CHAIN_BYTES_MAX, Certificate, CertificateError, CertificateSet, Certificates,
-    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, InstanceTls, TlsSettings,
-    TlsVersion, UnknownName,
+    ClientCertificates, ClientCertificatesError, HANDSHAKE_TIMEOUT, InstanceTls, NoRandomness,
+    Tickets, TlsSettings, TlsVersion, UnknownName, fresh_ticket_key, fresh_ticket_keys,
 };
 pub use virtuals::{VIRTUAL_LISTENER, VIRTUAL_RETRY_MAX, VIRTUAL_RETRY_MIN, VirtualStatus};

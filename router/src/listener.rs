@@ -20,7 +20,7 @@ use crate::config::{ListenerConfig, ProxyProtocol};
 use crate::h1::{Received, Request, Via};
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::table::RouteEntry;
-use crate::tls::{Serving, hsts_line};
+use crate::tls::{NoRandomness, Serving, hsts_line};
 use crate::udp;
 use crate::worker::Worker;
 
@@ -62,6 +62,9 @@ pub enum BindError {
         #[source]
         source: rustls::Error,
     },
+    /// There are no keys for tickets.
+    #[error("cannot make keys for TLS tickets")]
+    Tickets(#[from] NoRandomness),
     /// A socket for all addresses does not tell which one was asked, so answers might come from
     /// another one, which clients do not take.
     #[error("listener {listener}: udp needs the address that clients ask, not {addr}")]

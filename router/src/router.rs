@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use portolan_discovery::model::{ListenerName, Protocol, Revision, ServiceName};
 use prometheus::Registry;
 use rustix::process::{Resource, getrlimit};
-use rustls::server::ProducesTickets;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
@@ -22,7 +21,7 @@ use crate::h1::Via;
 use crate::listener::{self, BindError, BoundListener, BoundUdp};
 use crate::metrics::Metrics;
 use crate::table::Table;
-use crate::tls::{self, Certificates, ClientCertificates, Serving};
+use crate::tls::{Certificates, Serving, Tickets, fresh_ticket_keys};
 use crate::virtuals::{VIRTUAL_LISTENER, VirtualStatus, Virtuals};
 use crate::worker::metrics::WorkerMetrics;
 use crate::worker::{self, Start};
@@ -39,6 +38,7 @@ pub struct Bound {
     worker_metrics: Arc<WorkerMetrics>,
     listeners: Vec<BoundListener>,
     certificates: Arc<Certificates>,
+    tickets: Arc<Tickets>,
     udp_listeners: Vec<BoundUdp>,
     virtuals: Virtuals,
     cache: Arc<Cache>,
@@ -54,6 +54,7 @@ pub struct Router {
     threads: Mutex<Vec<JoinHandle<()>>>,
     local_addrs: Vec<(ListenerName, SocketAddr)>,
     certificates: Arc<Certificates>,
+    tickets: Arc<Tickets>,
     listeners: Vec<Arc<listener::Listener>>,
     /// The sockets of each listener, until the router ends: an open one would be accepted by.
     sockets: Mutex<Vec<Vec<Arc<TcpListener>>>>,
@@ -90,6 +91,11 @@ impl Bound {
         &self.certificates
     }
 
+    /// The tickets of all listeners, for replacing their keys.
+    pub fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
+    }
+
     /// Starts the workers with their first table.
     ///
     /// # Errors
@@ -105,6 +111,7 @@ impl Bound {
             threads: Mutex::default(),
             local_addrs,
             certificates: Arc::clone(&self.certificates),
+            tickets: Arc::clone(&self.tickets),
             listeners: self.listeners.iter().map(|bound| Arc::clone(&bound.listener)).collect(),
             cache: Arc::clone(&self.cache),
             sockets: Mutex::new(self.listeners.iter().map(|bound| bound.sockets.clone()).collect()),
@@ -192,7 +199,9 @@ impl Router {
         let certificates = Arc::<Certificates>::default();
         let (udp, streams): (Vec<ListenerConfig>, Vec<_>) =
             config.listeners.iter().cloned().partition(|one| one.protocol == Protocol::Udp);
-        let serving = serving(&streams, &certificates)?;
+        // Until others are published; they are of no period.
+        let tickets = Arc::new(Tickets::new(&fresh_ticket_keys(0)?));
+        let serving = serving(&streams, &certificates, &tickets)?;
         let listeners = std::iter::zip(&streams, serving)
             .map(|(config, tls)| {
                 listener::bind(config, inherited(config), &router, tls, workers, &metrics)
@@ -213,6 +222,7 @@ impl Router {
             udp_listeners,
             virtuals,
             certificates,
+            tickets,
             cache,
         })
     }
@@ -246,6 +256,11 @@ impl Router {
     /// The certificates of all listeners, for replacing them.
     pub fn certificates(&self) -> &Arc<Certificates> {
         &self.certificates
+    }
+
+    /// The tickets of all listeners, for replacing their keys.
+    pub fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
     }
 
     /// The metrics, which tables are compiled with.
@@ -390,33 +405,23 @@ fn fit_open_files(config: &mut Config) {
     config.limits.connections_max = config.limits.connections_max.min(connections_max);
 }
 
-/// The TLS of each listener, if it has any. Listeners that ask the same of clients have the same keys
-/// for tickets: who resumes a session is not asked for a certificate again, so one of a listener
-/// that asks for none would open one that requires it.
+/// The TLS of each listener, if it has any.
 fn serving(
     listeners: &[ListenerConfig],
     certificates: &Arc<Certificates>,
+    tickets: &Arc<Tickets>,
 ) -> Result<Vec<Option<Serving>>, BindError> {
-    let mut tickets: Vec<(&Option<ClientCertificates>, Arc<dyn ProducesTickets>)> = Vec::new();
     let serving = listeners.iter().map(|listener| {
         let Some(settings) = &listener.tls else { return Ok(None) };
-        let failed = |source| BindError::Tls { listener: listener.name.clone(), source };
-        let of_same = tickets.iter().find(|(clients, _)| **clients == settings.clients);
-        let of_same = match of_same {
-            Some((_, tickets)) => Arc::clone(tickets),
-            None => {
-                let new = tls::tickets().map_err(failed)?;
-                tickets.push((&settings.clients, Arc::clone(&new)));
-                new
-            }
-        };
         let protocols = match (listener.protocol, listener.http2) {
             (Protocol::Http, true) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             (Protocol::Http, false) => vec![b"http/1.1".to_vec()],
             (Protocol::Tcp | Protocol::Udp | Protocol::Tls, _) => settings.alpn.clone(),
         };
-        let serving = Serving::new(settings, protocols, certificates, of_same);
-        serving.map(Some).map_err(failed)
+        let serving = Serving::new(settings, protocols, certificates, tickets);
+        serving
+            .map(Some)
+            .map_err(|source| BindError::Tls { listener: listener.name.clone(), source })
     });
     serving.collect()
 }

@@ -10,6 +10,7 @@ mod peer;
 mod serve;
 mod serving;
 mod settings;
+mod tickets;
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,9 +24,11 @@ pub use settings::{
     UnknownName,
 };
 
+pub use tickets::{NoRandomness, Tickets, fresh_ticket_key, fresh_ticket_keys};
+
 pub(crate) use instance::InstanceTlsError;
 pub(crate) use serve::{Outcome, serve};
-pub(crate) use serving::{Serving, tickets};
+pub(crate) use serving::Serving;
 pub(crate) use settings::hsts_line;
 
 /// The algorithms of every session: aws-lc-rs, with the key exchange that a quantum computer does

@@ -22,3 +22,5 @@ mod requests;
 #[expect(dead_code, reason = "shared with the tests of the proxy, which use the rest of it")]
 #[path = "proxy/rig.rs"]
 mod rig;
+#[path = "tls/tickets.rs"]
+mod tickets;

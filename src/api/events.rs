@@ -153,6 +153,7 @@ fn kind_and_name(key: &Key) -> (&'static str, String) {
         Key::Override(scope) => ("override", scope.to_string()),
         Key::Route(name) => ("route", name.to_string()),
         Key::Certificate(name) => ("certificate", name.to_string()),
+        Key::Tickets => ("tickets", "keys".to_owned()),
         Key::App(name) => ("app", name.to_string()),
         Key::Release(app, id) => ("release", format!("{app}/{id}")),
         Key::Formation(app) => ("formation", app.to_string()),
@@ -226,6 +227,7 @@ fn text(key: &Key, kv: &Kv) -> Option<String> {
         Key::Leader => format!("is led by {}", String::from_utf8_lossy(value)),
         // Whatever stands in it: there is a key among it.
         Key::Certificate(_) => "is in the store".to_owned(),
+        Key::Tickets => "are others now".to_owned(),
         Key::Service(_) | Key::Release(..) => "is declared".to_owned(),
         Key::Ack(_) => "acknowledged".to_owned(),
     })

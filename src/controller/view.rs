@@ -179,7 +179,8 @@ impl View {
             | Key::Override(_)
             | Key::Route(_)
             | Key::Certificate(_)
-            | Key::Virtual(_) => return Err("it is a record of the data plane".to_owned()),
+            | Key::Virtual(_)
+            | Key::Tickets => return Err("it is a record of the data plane".to_owned()),
         }
         Ok(())
     }
@@ -212,6 +213,7 @@ fn is_data(key: &Key) -> bool {
             | Key::Route(_)
             | Key::Certificate(_)
             | Key::Virtual(_)
+            | Key::Tickets
     )
 }
 

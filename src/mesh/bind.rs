@@ -17,9 +17,10 @@ use portolan_discovery::model::key::DATA;
 use portolan_discovery::snapshot::{SavedFile, Snapshot};
 use portolan_discovery::store::embedded::OpenError;
 use portolan_dns::{Dns, Upstreams, ZoneConfig};
-use portolan_router::{ListenerConfig, Router, VIRTUAL_LISTENER};
+use portolan_router::{ListenerConfig, Router, VIRTUAL_LISTENER, fresh_ticket_keys};
 
 use super::certify::Certifier;
+use super::tickets::TicketKeeper;
 use super::{Mesh, jobs_dir, open};
 use crate::api::{Token, TokenError};
 use crate::certificates::{CertificateFilesError, Follower, judge};
@@ -111,6 +112,7 @@ pub(super) struct Half {
     admin: TcpListener,
     token: Option<Token>,
     certifier: Certifier,
+    ticket_keeper: TicketKeeper,
     registry: prometheus::Registry,
 }
 
@@ -177,6 +179,9 @@ impl Half {
         let follower = Follower::start(config.certificates.clone())?;
         let certifier = Certifier::new(follower, router.certificates().clone(), &registry)
             .map_err(StartError::Metrics)?;
+        let own = fresh_ticket_keys(clock::unix_ms()).map_err(portolan_router::BindError::from)?;
+        let ticket_keeper = TicketKeeper::new(router.tickets().clone(), own, &registry)
+            .map_err(StartError::Metrics)?;
         let dns = match dns_config(&config) {
             Some(dns) => Some(Dns::bind_with(dns, &registry, |addr| portolan_dns::Inherited {
                 udp: offer.take(Kind::DnsUdp, None, addr),
@@ -187,7 +192,18 @@ impl Half {
         let inherited = offer.take(Kind::Admin, None, config.admin.bind).pop();
         let admin = bind_admin(config.admin.bind, inherited)?;
         let saved_file = SavedFile::at(data_dir.join("table.saved"));
-        Ok(Self { config, new_store, saved_file, router, dns, admin, token, certifier, registry })
+        Ok(Self {
+            config,
+            new_store,
+            saved_file,
+            router,
+            dns,
+            admin,
+            token,
+            certifier,
+            ticket_keeper,
+            registry,
+        })
     }
 
     /// Takes the store and the jobs, which one process can have at a time; waits for as long as
@@ -200,8 +216,7 @@ impl Half {
     }
 
     fn take(self, patience: Duration) -> Result<Mesh, StartError> {
-        let Self { config, new_store, saved_file, router, dns, admin, token, certifier, registry } =
-            self;
+        let Self { config, new_store, saved_file, router, dns, admin, token, registry, .. } = self;
         let until = clock::now() + patience;
         let (opener, store) = until_free(until, || {
             Ok(open::open(&config.store_path, saved_file.exists(), new_store)?)
@@ -222,7 +237,8 @@ impl Half {
             agent_metrics,
             admin: tokio::net::TcpListener::from_std(admin).map_err(admin_error)?,
             token,
-            certifier,
+            certifier: self.certifier,
+            ticket_keeper: self.ticket_keeper,
             registry,
             config,
             origin: None,

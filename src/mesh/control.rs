@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::keep::Keeper;
-use super::{OPEN_RETRY, Plane, TASKS_TIMEOUT, ack, declare, follow, save, session};
+use super::{OPEN_RETRY, Plane, TASKS_TIMEOUT, ack, declare, follow, save, session, tickets};
 use crate::clock;
 use crate::controller::Commands;
 use crate::live::OpenedStore;
@@ -164,8 +164,13 @@ impl Plane {
         });
     }
 
-    /// The controller and the declarations.
+    /// The controller, the keeper of keys for tickets and the declarations.
     fn start_writers(&self, crew: &Crew) {
+        crew.keeper(&self.restarts).keep("tickets", {
+            let (keeper, store) = (self.ticket_keeper.clone(), self.store.clone());
+            let cancel = crew.cancel.clone();
+            move || tickets::run(keeper.clone(), store.clone(), cancel.clone())
+        });
         crew.keeper(&self.restarts).keep("controller", {
             let (controller, opened) = (self.controller.clone(), self.store.clone());
             let cancel = crew.cancel.clone();

@@ -9,12 +9,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::certify::Certifier;
+use super::tickets::TicketKeeper;
 use crate::clock;
 
 /// Hands each new state to router and resolver.
 pub(super) struct Publisher {
     router: Arc<Router>,
     certifier: Arc<Certifier>,
+    ticket_keeper: Arc<TicketKeeper>,
     resolver: Option<Resolver>,
 }
 
@@ -28,9 +30,10 @@ impl Publisher {
     pub(super) fn new(
         router: Arc<Router>,
         certifier: Arc<Certifier>,
+        ticket_keeper: Arc<TicketKeeper>,
         resolver: Option<Resolver>,
     ) -> Self {
-        Self { router, certifier, resolver }
+        Self { router, certifier, ticket_keeper, resolver }
     }
 
     /// Listens where the services of `snapshot` are reached, which router and resolver have.
@@ -58,12 +61,14 @@ impl Publisher {
     pub(super) fn count_rejected(&self, records: &[Rejected]) {
         self.router.metrics().rejected.inc_by(records.len() as u64);
         self.certifier.count_rejected(records);
+        self.ticket_keeper.count_rejected(records);
     }
 
     /// Compiles and publishes. Every worker has the new state within a turn of its loop.
     pub(super) fn publish(&self, snapshot: &Snapshot) {
         // First: a new route may be for a host of a new certificate.
         self.certifier.follow(snapshot);
+        self.ticket_keeper.follow(snapshot);
         let previous = self.router.table();
         let metrics = self.router.metrics();
         let began = clock::now();

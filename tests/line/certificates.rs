@@ -15,13 +15,13 @@ use crate::ports::free_port;
 use crate::stage::{PORTOLAN, Stage};
 
 /// A stage with a TLS listener, a certificate of a file for `own.test`, and an authority.
-struct Shop {
-    stage: Stage,
+pub struct Shop {
+    pub stage: Stage,
     port: u16,
 }
 
 impl Shop {
-    fn started() -> Self {
+    pub fn started() -> Self {
         let port = free_port();
         let stage = Stage::set(&format!(
             "\n[[listeners]]\nname = \"secure\"\nbind = \"127.0.0.1:{port}\"\ntls = {{}}\n\n\
@@ -85,7 +85,7 @@ impl Shop {
         leaf(&text)
     }
 
-    fn client(&self, host: &str, more: &[&str]) -> Command {
+    pub fn client(&self, host: &str, more: &[&str]) -> Command {
         let mut openssl = Command::new("openssl");
         openssl
             .args(["s_client", "-connect", &format!("127.0.0.1:{}", self.port)])
@@ -111,7 +111,7 @@ impl Shop {
     }
 
     /// The lines of the metrics that begin with these words.
-    fn metrics(&self, begin: &str) -> Vec<String> {
+    pub fn metrics(&self, begin: &str) -> Vec<String> {
         let url = format!("http://{}/metrics", self.stage.admin);
         let page = Command::new("curl").args(["-s", &url]).output().unwrap();
         let text = String::from_utf8(page.stdout).unwrap();
@@ -122,14 +122,15 @@ impl Shop {
         self.metrics("portolan_certificates_refused_total ").concat()
     }
 
-    /// Ends the process, writes a record at `d/cert/NAME` past everything that checks it, and
+    /// Ends the process, changes what the store has at a key past everything that checks it, and
     /// starts again.
-    fn meddle(&mut self, name: &str, value: impl Into<Vec<u8>>) {
+    pub fn meddle(&mut self, key: &Key, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
         assert_eq!(self.stage.terminate(), Some(0));
         let store = Embedded::open(&self.stage.data().join("store.redb"), Create::Never).unwrap();
-        let key = Key::Certificate(name.parse().unwrap()).to_string();
-        let txn = Txn::default().put(key, value.into().into());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let key = key.to_string();
+        let was = runtime.block_on(store.get(&key)).unwrap().map(|kv| kv.value.to_vec());
+        let txn = Txn::default().put(key, change(was.unwrap_or_default()).into());
         assert!(runtime.block_on(store.txn(txn)).unwrap().done);
         drop(store);
         self.stage.up();
@@ -288,8 +289,9 @@ fn a_bad_record_leaves_the_last_good_certificate_whatever_restarts() {
         shop.file("own.test", "key"),
         0,
     );
+    let key = Key::Certificate("shop".parse().unwrap());
     for bad in [encode(&pair.unwrap()).to_vec(), b"{\"name\":".to_vec()] {
-        shop.meddle("shop", bad);
+        shop.meddle(&key, |_| bad);
         shop.stage.wait("the record is refused", || {
             (shop.refused() == "portolan_certificates_refused_total 1").then_some(())
         });

@@ -14,6 +14,7 @@ mod ports;
 mod quickstart;
 mod stage;
 mod streams;
+mod tickets;
 mod tls;
 mod upgrade;
 mod virtuals;

@@ -31,6 +31,8 @@ pub enum Key {
     Certificate(CertificateName),
     /// The virtual address of a service. Written only together with its claim.
     Virtual(ServiceName),
+    /// The keys for TLS tickets.
+    Tickets,
     /// An app.
     App(AppName),
     /// A release of an app.
@@ -69,7 +71,8 @@ impl Key {
 
     /// Whether what lies at `key`, good or not, may hold a secret that is not to be shown.
     pub fn is_secret(key: &str) -> bool {
-        key.strip_prefix(DATA).is_some_and(|rest| rest.starts_with("cert/"))
+        key.strip_prefix(DATA)
+            .is_some_and(|rest| rest.starts_with("cert/") || rest.starts_with("tickets"))
     }
 
     /// The prefix of all releases of an app.
@@ -103,6 +106,7 @@ impl fmt::Display for Key {
             Self::Route(route) => write!(f, "{DATA}r/{route}"),
             Self::Certificate(name) => write!(f, "{DATA}cert/{name}"),
             Self::Virtual(service) => write!(f, "{DATA}v/{service}"),
+            Self::Tickets => write!(f, "{DATA}tickets"),
             Self::App(app) => write!(f, "{CONTROL}app/{app}"),
             Self::Release(app, id) => write!(f, "{CONTROL}rel/{app}/{id}"),
             Self::Formation(app) => write!(f, "{CONTROL}form/{app}"),
@@ -126,6 +130,9 @@ impl FromStr for Key {
 
 fn parse(text: &str) -> Option<Key> {
     if let Some(rest) = text.strip_prefix(DATA) {
+        if rest == "tickets" {
+            return Some(Key::Tickets);
+        }
         let (kind, rest) = rest.split_once('/')?;
         return Some(match kind {
             "n" => Key::Node(rest.parse().ok()?),
@@ -182,6 +189,7 @@ mod tests {
             Key::Claim("fd00:7::1".parse().unwrap()),
             Key::Route(RouteName::parse("r").unwrap()),
             Key::Certificate(CertificateName::parse("web").unwrap()),
+            Key::Tickets,
             Key::App(app.clone()),
             Key::Release(app.clone(), ReleaseId::parse("v1").unwrap()),
             Key::Formation(app.clone()),

@@ -115,5 +115,6 @@ mod tests {
         assert!(shown("/portolan/v1/d/r/web").contains("content"));
         assert!(!shown("/portolan/v1/d/cert/web").contains("content"));
         assert!(!shown("/portolan/v1/d/cert/N O N E").contains("content"));
+        assert!(!shown("/portolan/v1/d/tickets").contains("content"));
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use portolan_discovery::model::CertificateName;
 use rustls::ServerConfig;
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
 use super::certificates::Certificates;
 use super::settings::{TlsSettings, TlsVersion, UnknownName};
+use super::tickets::{ListenerTickets, Tickets};
 use super::{Certificate, provider};
 
 /// How one listener serves TLS.
@@ -25,13 +26,13 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Agrees on the first of `protocols` that the client has. With tickets of `tickets`, which
-    /// workers share: a client that was here comes back to any of them.
+    /// Agrees on the first of `protocols` that the client has. With the keys of `tickets`, which all
+    /// listeners share: a client that was here comes back to any worker.
     pub(crate) fn new(
         settings: &TlsSettings,
         protocols: Vec<Vec<u8>>,
         certificates: &Arc<Certificates>,
-        tickets: Arc<dyn ProducesTickets>,
+        tickets: &Arc<Tickets>,
     ) -> Result<Self, rustls::Error> {
         let versions = match settings.version_min {
             TlsVersion::V12 => &[&TLS13, &TLS12][..],
@@ -60,7 +61,7 @@ impl Serving {
         let mut config = builder.with_cert_resolver(Arc::clone(&resolver) as _);
         // Tickets hold what a session needs; the alternative is a store that workers lock.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = tickets;
+        config.ticketer = Arc::new(ListenerTickets::new(tickets, settings.clients.as_ref()));
         config.alpn_protocols = protocols;
         Ok(Self {
             config: Arc::new(config),
@@ -105,9 +106,4 @@ impl ResolvesServerCert for Resolver {
         let found = hello.server_name().and_then(|host| set.find(host));
         Some(found.or_else(|| set.named(self.default.as_ref()))?.key())
     }
-}
-
-/// Keys for tickets, made anew every six hours.
-pub(crate) fn tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    rustls::crypto::aws_lc_rs::Ticketer::new()
 }

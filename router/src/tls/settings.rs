@@ -1,5 +1,6 @@
 //! How a listener speaks TLS, as the configuration says.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use portolan_discovery::model::{CertificateName, Hsts};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 
 /// Default of [`TlsSettings::handshake_timeout`]: as long as a request head may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,6 +67,25 @@ impl ClientCertificates {
     pub fn of(authorities: &[u8], required: bool) -> Result<Self, ClientCertificatesError> {
         let authorities = Arc::new(authorities_of(authorities)?);
         Ok(Self { authorities, required })
+    }
+
+    /// A sum of what is asked, the same on every machine that asks the same.
+    pub(super) fn fingerprint(&self) -> [u8; 32] {
+        let roots = self.authorities.roots.iter().map(|root| {
+            let mut sum = Sha256::new();
+            let constraints = root.name_constraints.as_deref();
+            for part in [&*root.subject, &*root.subject_public_key_info, constraints.unwrap_or(&[])]
+            {
+                sum.update((part.len() as u64).to_be_bytes());
+                sum.update(part);
+            }
+            <[u8; 32]>::from(sum.finalize())
+        });
+        let roots: BTreeSet<_> = roots.collect();
+        let mut sum = Sha256::new();
+        sum.update([u8::from(self.required)]);
+        roots.iter().for_each(|root| sum.update(root));
+        sum.finalize().into()
     }
 }
 
